@@ -1,0 +1,34 @@
+"""What bad input is told: the argument's name, the value that came and what is allowed."""
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+
+def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Returns ``value`` if it is one of ``allowed``; raises ValueError (TypeError if it is no string)."""
+    allowed = list(allowed)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, one of {', '.join(allowed)}; got {value!r}")
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+    return value
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """Returns ``value`` as int if it is a whole number of at least ``least``; raises TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number; got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}; got {value}")
+    return int(value)
+
+
+def positive(name: str, value: Any, zero: bool = False) -> float:
+    """Returns ``value`` as float if it is finite and positive (or zero, where ``zero``); raises TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__})")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name} must be {'at least 0' if zero else 'above 0'} and finite; got {value}")
+    return float(value)
