@@ -1,0 +1,137 @@
+"""The one encoder, residual stack and decoder around every cell."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minconv.cells import Cell, State, cell_class
+from minconv.errors import whole
+from minconv.layers import on_frames
+
+
+class Forecaster(nn.Module):
+    """Forecasts frames: x_{t+1} = decoder(stack(encoder(x_t))), each layer x = norm(x + cell(x)).
+
+    Args:
+        cell: ``minconvgru``, ``minconvlstm``, ``minconvexplstm``, ``convgru``, ``convlstm`` or a class of ``minconv.cells``.
+        channels: channels C of a frame.
+        hidden: channels of the hidden states.
+        layers: number of recurrent layers.
+        size: (H, W) of a frame.
+        padding: ``zeros``, ``circular`` or ``cylinder``.
+        options: further arguments of the cell, such as ``kernel_size`` or ``backend``.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed; the message names it.
+    """
+
+    def __init__(
+        self,
+        cell: str | type[Cell],
+        channels: int = 1,
+        hidden: int = 40,
+        layers: int = 4,
+        size: tuple[int, int] = (16, 16),
+        padding: str = "circular",
+        **options: Any,
+    ):
+        super().__init__()
+        kind = cell_class(cell)
+        self.channels = whole("channels", channels, 1)
+        whole("hidden", hidden, 1)
+        whole("layers", layers, 1)
+        if not isinstance(size, (tuple, list)) or len(size) != 2:
+            raise ValueError(f"size must be (H, W); got {size!r}")
+        self.size = (whole("size[0]", size[0], 1), whole("size[1]", size[1], 1))
+        self.encoder = nn.Conv2d(channels, hidden, 1)
+        self.cells = nn.ModuleList(kind(hidden, hidden, padding=padding, **options) for _ in range(layers))
+        # over H x W with an affine map per pixel, shared by the channels, as in the paper
+        self.norms = nn.ModuleList(nn.LayerNorm(self.size) for _ in range(layers))
+        self.decoder = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
+        """Teacher forcing on all frames in one pass, then a closed loop that feeds each prediction back.
+
+        Args:
+            frames: [B, T, C, H, W].
+            horizon: number of closed-loop steps after the T teacher-forced ones.
+
+        Returns:
+            [B, T + horizon, C, H, W]; output t predicts frame t + 1.
+        """
+        whole("horizon", horizon, 0)
+        prediction, states = self.advance(frames)
+        predictions = [prediction]
+        for _ in range(horizon):
+            prediction, states = self.advance(prediction[:, -1:], states)
+            predictions.append(prediction)
+        return torch.cat(predictions, dim=1)
+
+    def advance(self, frames: Tensor, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
+        """Predictions [B, T, C, H, W] for frames [B, T, C, H, W], and the states of all layers after them.
+
+        Passing the states on continues the sequence: two halves give what the whole gives.
+        """
+        self._check(frames)
+        if states is None:
+            states = [None] * len(self.cells)
+        elif len(states) != len(self.cells):
+            raise ValueError(f"states must be a list of {len(self.cells)}, one a layer; got {len(states)}")
+        x = on_frames(self.encoder, frames)
+        after = []
+        for cell, norm, state in zip(self.cells, self.norms, states, strict=True):
+            y, state = cell(x, state)
+            x = norm(x + y)
+            after.append(state)
+        return on_frames(self.decoder, x), after
+
+    def _check(self, frames: Tensor) -> None:
+        if not isinstance(frames, Tensor):
+            raise TypeError(f"frames must be a tensor; got {type(frames).__name__}")
+        weight = self.encoder.weight
+        if frames.dtype != weight.dtype and not torch.is_autocast_enabled(frames.device.type):
+            raise TypeError(f"frames must be {weight.dtype} like the weights; got {frames.dtype}")
+        if frames.dim() != 5 or frames.shape[1] == 0 or frames.shape[2:] != (self.channels, *self.size):
+            expected = ", ".join(map(str, (self.channels, *self.size)))
+            raise ValueError(f"frames must be [B, T >= 1, {expected}]; got {list(frames.shape)}")
+        if frames.device != weight.device:
+            raise ValueError(f"frames must be on {weight.device} like the weights; got {frames.device}")
+
+
+def from_reference(cell: str | type[Cell], state_dict: Mapping[str, Tensor], padding: str) -> Forecaster:
+    """A forecaster with the weights of a model trained with the published code.
+
+    Args:
+        cell: the cell the weights are of, by name or class.
+        state_dict: the published names (``encoder.0.weight``, ``clstm.0.conv.0.weight``, ...) and tensors or arrays,
+            with or without the prefix ``_orig_mod.`` of a compiled model.
+        padding: ``zeros``, ``circular`` or ``cylinder``; weights do not tell.
+
+    Raises:
+        ValueError: the weights are those of another model, or incomplete.
+    """
+    weights = {_our_name(name): torch.as_tensor(value) for name, value in state_dict.items()}
+    try:
+        hidden, channels = weights["encoder.weight"].shape[:2]
+        size = tuple(weights["norms.0.weight"].shape)
+        layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("cells."))
+        model = Forecaster(cell, channels, hidden, layers, size, padding).to(weights["encoder.weight"].dtype)
+        model.load_state_dict(weights)
+    except (KeyError, ValueError, RuntimeError) as error:
+        name = cell_class(cell).__name__
+        raise ValueError(f"state_dict does not hold the weights of a published {name} model: {error}") from error
+    return model
+
+
+def _our_name(name: str) -> str:
+    """``clstm.0.conv.1.weight`` -> ``cells.0.conv.weight``: entries of the published Sequentials lose their number."""
+    first, *inner, last = name.removeprefix("_orig_mod.").split(".")
+    match first, inner:
+        case "encoder", [*_]:
+            return f"encoder.{last}"
+        case "cgru" | "clstm", [layer, conv, *_]:
+            conv = {"conv_a": "conv_gates", "conv_b": "conv_candidate"}.get(conv, conv)
+            return f"cells.{layer}.{conv}.{last}"
+    return ".".join([first, *inner, last])

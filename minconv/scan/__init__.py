@@ -1,0 +1,92 @@
+"""The linear recurrence behind every minimal cell, by one signature and several backends.
+
+    h_t = a_t * h_{t-1} + b_t,        t = 1 .. T
+
+``linear_scan`` takes a and b; ``gated_scan`` takes the raw output of a cell's convolution and forms a and b itself, so
+that a fused backend can do both in one pass. A backend is one file with these two functions; choosing one is an import.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from minconv.errors import choice
+from minconv.scan.gates import GATINGS
+
+__all__ = ["BACKENDS", "GATINGS", "gated_scan", "linear_scan"]
+
+BACKENDS = ("reference", "logspace", "linear")
+
+
+def linear_scan(a: Tensor, b: Tensor, h0: Tensor, backend: str = "auto") -> Tensor:
+    """Solves h_t = a_t h_{t-1} + b_t for all t at once.
+
+    Args:
+        a, b: coefficients [B, T, ...], T >= 1.
+        h0: initial state [B, ...].
+        backend: ``reference`` (a loop, any dtype, complex too), ``logspace`` (arXiv 2410.01201, appendix B; needs
+            a > 0, b >= 0, h0 >= 0), ``linear`` (eager, fast) or ``auto``.
+
+    Returns:
+        h [B, T, ...]; its last frame is the new state.
+
+    Raises:
+        TypeError: an argument is no floating-point (or complex) tensor, or dtypes differ.
+        ValueError: shapes do not fit, T = 0, devices differ, or the backend is unknown.
+    """
+    module = _backend(backend)
+    _check_tensors(a=a, b=b, h0=h0)
+    if a.shape != b.shape or a.dim() < 2:
+        raise ValueError(f"a and b must have one shape [B, T, ...]; got a {list(a.shape)} and b {list(b.shape)}")
+    _check_state("b", b, h0, b.shape[2:])
+    return module.linear_scan(a, b, h0)
+
+
+def gated_scan(gates: Tensor, h0: Tensor, gating: str, backend: str = "auto") -> Tensor:
+    """Forms a_t and b_t from a convolution's output and scans them.
+
+    Args:
+        gates: [B, T, kC, H, W] as the convolution gives them, k = 2 (z, u) or 3 (f, i, u) blocks of C channels.
+        h0: initial state [B, C, H, W].
+        gating: ``gru``, ``lstm`` or ``explstm``: how a_t and b_t follow from the blocks, see ``minconv.scan.gates``.
+        backend: as in ``linear_scan``.
+
+    Returns:
+        h [B, T, C, H, W]; its last frame is the new state.
+
+    Raises:
+        TypeError, ValueError: as ``linear_scan``; also an unknown gating, or channels that are no multiple of k.
+    """
+    module = _backend(backend)
+    blocks = GATINGS[choice("gating", gating, GATINGS)].blocks
+    _check_tensors(gates=gates, h0=h0)
+    if gates.dim() != 5 or gates.shape[2] % blocks:
+        raise ValueError(f"gates must be [B, T, {blocks}C, H, W] for gating {gating}; got {list(gates.shape)}")
+    _check_state("gates", gates, h0, (gates.shape[2] // blocks, *gates.shape[3:]))
+    return module.gated_scan(gates, h0, gating)
+
+
+def _backend(name: str) -> ModuleType:
+    name = choice("backend", name, ("auto", *BACKENDS))
+    return import_module(f"minconv.scan.{'linear' if name == 'auto' else name}")
+
+
+def _check_tensors(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor; got {type(tensor).__name__}")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise TypeError(f"{name} must be floating point; got {tensor.dtype}")
+    for kind, found in (("dtype", {t.dtype for t in tensors.values()}), ("device", {t.device for t in tensors.values()})):
+        if len(found) > 1:
+            listed = ", ".join(f"{name} {getattr(tensor, kind)}" for name, tensor in tensors.items())
+            raise (TypeError if kind == "dtype" else ValueError)(f"all must have one {kind}; got {listed}")
+
+
+def _check_state(name: str, sequence: Tensor, h0: Tensor, tail: tuple[int, ...] | torch.Size) -> None:
+    if sequence.shape[1] == 0:
+        raise ValueError(f"{name} must hold at least one time step; got shape {list(sequence.shape)}")
+    if h0.shape != (sequence.shape[0], *tail):
+        raise ValueError(f"h0 must be {[sequence.shape[0], *tail]} to fit {name}; got {list(h0.shape)}")
