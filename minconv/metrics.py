@@ -87,8 +87,8 @@ def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") 
 
     Returns:
         Variables over ``time`` (of the predicted frame, 1..T-1; coordinates ``lead`` and ``phase``):
-        ``rmse`` (root of the mean square over samples, channels and space), ``relative_l2`` (mean over samples
-        of ||p - t|| / ||t||), ``correlation`` (Pearson's, over channels and space; mean over samples),
+        ``rmse`` (root of the mean square over samples, channels and space), ``relative_l2`` (mean over
+        samples of ||p - t|| / ||t||), ``correlation`` (Pearson's, over channels and space; mean over samples),
         ``finite`` (fraction of samples), and ``spectrum``, ``spectrum_truth`` over (time, k).
 
     Raises:

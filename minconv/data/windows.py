@@ -1,0 +1,77 @@
+"""Training windows, cut on the device from trajectories that are held there."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minconv.errors import positive, whole
+from minconv.seeds import generator
+
+
+def check_trajectories(trajectories: Tensor, length: int, name: str = "trajectories") -> None:
+    """Raises TypeError or ValueError unless ``trajectories`` is a float tensor [N, T >= length, C, H, W]."""
+    if not isinstance(trajectories, Tensor) or not trajectories.is_floating_point():
+        found = trajectories.dtype if isinstance(trajectories, Tensor) else type(trajectories).__name__
+        raise TypeError(f"{name} must be a floating-point tensor; got {found}")
+    if trajectories.dim() != 5 or not trajectories.numel():
+        raise ValueError(f"{name} must be [N, T, C, H, W], none of them 0; got {list(trajectories.shape)}")
+    if trajectories.shape[1] < length:
+        raise ValueError(f"{name} must have at least {length} frames; got {trajectories.shape[1]}")
+
+
+def fixed_windows(trajectories: Tensor, length: int) -> Tensor:
+    """One window [N, length, C, H, W] of each trajectory, at offsets spread evenly over the possible ones."""
+    check_trajectories(trajectories, length)
+    samples, frames = trajectories.shape[:2]
+    offsets = torch.linspace(0, frames - length, samples).round().long().tolist()
+    return torch.stack([series[start : start + length] for series, start in zip(trajectories, offsets, strict=True)])
+
+
+class Windows:
+    """Random windows for S models trained together, each seed drawing what it would draw alone.
+
+    An epoch visits every trajectory once, in random order and at a random offset; what does not fill a batch is left
+    for another epoch. Noise is added to the inputs only.
+
+    Args:
+        trajectories: [N, T, C, H, W] on the device to train on.
+        length: frames of a window's inputs, and of its targets one frame later; T must be at least length + 1.
+        batch: windows a step, for each seed.
+        noise: standard deviation of the Gaussian noise on the inputs.
+        seeds: one for each of the S models.
+    """
+
+    def __init__(self, trajectories: Tensor, length: int, batch: int, noise: float, seeds: Sequence[int]):
+        check_trajectories(trajectories, whole("length", length, 1) + 1)
+        samples = trajectories.shape[0]
+        if whole("batch", batch, 1) > samples:
+            raise ValueError(f"batch must be at most the number of trajectories, {samples}; got {batch}")
+        self.trajectories, self.batch, self.seeds = trajectories, batch, list(seeds)
+        self.noise = positive("noise", noise, zero=True)
+        self.steps = samples // batch
+        self.span = torch.arange(length + 1, device=trajectories.device)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draws the epoch's order and offsets, and sets the noise to the epoch's start."""
+        samples, frames = self.trajectories.shape[:2]
+        orders, offsets = [], []
+        for seed in self.seeds:
+            draw = generator(seed, "windows", epoch)
+            orders.append(torch.randperm(samples, generator=draw))
+            offsets.append(torch.randint(frames - len(self.span) + 1, (samples,), generator=draw))
+        device = self.trajectories.device
+        self.order, self.offset = torch.stack(orders).to(device), torch.stack(offsets).to(device)
+        self.noises = [generator(seed, "noise", epoch, device=device) for seed in self.seeds]
+
+    def cut(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a step of the epoch, each [S, batch, length, C, H, W]. Call in the order of steps."""
+        part = slice(step * self.batch, (step + 1) * self.batch)
+        window = self.trajectories[self.order[:, part, None], self.offset[:, part, None] + self.span]
+        inputs, targets = window[:, :, :-1], window[:, :, 1:]
+        if self.noise:
+            drawn = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+            for row, draw in zip(drawn, self.noises, strict=True):
+                row.normal_(0, self.noise, generator=draw)
+            inputs = drawn.add_(inputs)
+        return inputs, targets

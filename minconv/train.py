@@ -1,0 +1,443 @@
+"""Training: resumable, several seeds at once, several models side by side on a GPU. Lightning Fabric appears only here.
+
+A run is one or more seeds of one model, in a folder of its own:
+
+    run.json            what it is: settings, seeds, model, data, versions, hardware, git revision
+    last.safetensors    weights and Adam's moments of all seeds, stacked; epoch and log as JSON in its header
+    best.safetensors    each seed's weights at its lowest validation loss
+    log.csv             epoch, seed, learning rate, losses, seconds
+
+``last.safetensors`` is the one file that decides where a run stands: it is replaced whole at the end of an epoch.
+Random numbers depend on seed and epoch alone, so a run that was killed continues to the weights it would have reached.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from minconv.data.windows import Windows, check_trajectories, fixed_windows
+from minconv.ensemble import Ensemble
+from minconv.errors import choice, positive, whole
+from minconv.files import atomic, read_json, write_json
+from minconv.progress import progress
+from minconv.provenance import provenance
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+LOG_COLUMNS = ("epoch", "seed", "lr", "train_loss", "validation_loss", "seconds")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a run; the defaults are the published ones.
+
+    Args:
+        context: teacher-forced frames of a window.
+        horizon: closed-loop steps after them; the loss is the mean square error over all context + horizon predictions.
+        epochs, batch: passes over the trajectories, windows a step.
+        lr: Adam's learning rate, falling to 0 with the cosine of the step.
+        weight_decay: Adam's L2 term.
+        clip: largest norm of the gradient, or None.
+        noise: standard deviation of the noise on the inputs while training.
+    """
+
+    context: int = 20
+    horizon: int = 5
+    epochs: int = 30
+    batch: int = 1
+    lr: float = 5e-4
+    weight_decay: float = 0.01
+    clip: float | None = None
+    noise: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name, least in (("context", 1), ("horizon", 0), ("epochs", 1), ("batch", 1)):
+            whole(name, getattr(self, name), least)
+        positive("lr", self.lr)
+        for name in ("weight_decay", "noise"):
+            positive(name, getattr(self, name), zero=True)
+        if self.clip is not None:
+            positive("clip", self.clip)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to train, for one or more seeds together.
+
+    Args:
+        build: makes the untrained model of a seed; called as ``model(frames, horizon)``.
+        seeds: one for each model; seed s draws the same weights, windows and noise in whatever company.
+        folder: where the run is kept and continued.
+        settings: how to train.
+        name: for the progress bar.
+    """
+
+    build: Callable[[int], nn.Module]
+    seeds: Sequence[int]
+    folder: Path
+    settings: Training = field(default_factory=Training)
+    name: str = ""
+
+
+def fit(run: Run, train: Tensor, validation: Tensor, **options: Any) -> Path:
+    """Trains one run, or what is left of it; see ``fit_all``. Returns its folder."""
+    return fit_all([run], train, validation, **options)[0]
+
+
+def fit_all(
+    runs: Sequence[Run], train: Tensor, validation: Tensor, *, device: str = "auto", precision: str = "32-true"
+) -> list[Path]:
+    """Trains every run, or what is left of it: on the CPU one after another, on a GPU side by side.
+
+    Under ``torchrun`` each process takes its share of every batch.
+
+    Args:
+        train, validation: trajectories [N, T, C, H, W]; T at least context + horizon + 1.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``32-true``, ``64-true`` or ``bf16-mixed``.
+
+    Returns:
+        The runs' folders.
+
+    Raises:
+        TypeError, ValueError: bad settings; a folder that holds another run, or a damaged checkpoint.
+        FloatingPointError: a loss became infinite or NaN; the last checkpoint is kept.
+    """
+    choice("precision", precision, PRECISIONS)
+    fabric = _fabric(pick_device(device), precision)
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    for name, trajectories in (("train", train), ("validation", validation)):
+        length = 1 + max((run.settings.context + run.settings.horizon for run in runs), default=1)
+        check_trajectories(trajectories, length, name)
+    train, validation = (x.to(fabric.device, dtype) for x in (train, validation))
+    data = {"train": _digest(train), "validation": _digest(validation)}
+    fits = [fit for run in runs if not (fit := _Fit(run, train, validation, data, fabric, dtype)).done]
+    total = sum(fit.steps_left for fit in fits)
+    if not total:
+        return [Path(run.folder) for run in runs]
+    with progress(total=total, unit="step", desc="training", quiet=not fabric.is_global_zero) as bar:
+        abreast = len(fits) if fabric.device.type == "cuda" else 1
+        queue, active = list(fits), []
+        while queue or active:
+            while queue and len(active) < abreast:
+                fit = queue.pop(0)
+                active.append((fit, fit.steps()))
+            for fit, steps in list(active):
+                with fit.on_stream():
+                    advanced = next(steps, None)
+                if advanced is None:
+                    active.remove((fit, steps))
+                    continue
+                bar.update()
+                if advanced:
+                    bar.set_postfix_str(advanced)
+    return [Path(run.folder) for run in runs]
+
+
+def load_weights(folder: str | Path, which: str = "best") -> dict[int, dict[str, Tensor]]:
+    """The weights of a run's models by seed, as state dicts on the CPU.
+
+    Args:
+        which: ``best`` (lowest validation loss) or ``last``.
+
+    Raises:
+        ValueError: no run, or a damaged one; the message names the file.
+    """
+    path = Path(folder) / f"{choice('which', which, ('best', 'last'))}.safetensors"
+    tensors, header = _read(path)
+    weights = {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
+    return {seed: {name: tensor[s] for name, tensor in weights.items()} for s, seed in enumerate(header["seeds"])}
+
+
+def restore(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """Puts weights from ``load_weights`` into a model of the same architecture; raises ValueError on a misfit."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"weights do not fit the model: {error}") from error
+    return model
+
+
+def read_log(folder: str | Path) -> list[dict[str, float]]:
+    """The rows of a run's log: epoch, seed, lr, train_loss, validation_loss, seconds."""
+    with open(Path(folder) / "log.csv", newline="") as file:
+        return [
+            {name: (int if name in ("epoch", "seed") else float)(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """``auto`` is the GPU if there is one, else the CPU. Raises ValueError on an unknown or absent device."""
+    choice("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device must be auto or cpu where there is no CUDA GPU; got cuda")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class _Fit:
+    """A run on its way: what is on the device, and where it stands."""
+
+    def __init__(
+        self, run: Run, train: Tensor, validation: Tensor, data: dict[str, str], fabric: Fabric, dtype: torch.dtype
+    ):
+        self.run, self.settings, self.seeds, self.fabric = run, run.settings, list(run.seeds), fabric
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be one or more different whole numbers; got {self.seeds}")
+        length = self.settings.context + self.settings.horizon
+        self.windows = Windows(train, length, self.settings.batch, self.settings.noise, self.seeds)
+        if self.settings.batch % fabric.world_size:
+            raise ValueError(f"batch must be a multiple of the {fabric.world_size} processes; got {self.settings.batch}")
+        self.validation = fixed_windows(validation, length + 1)
+        self.folder = Path(run.folder)
+        self.stream = torch.cuda.Stream(fabric.device) if fabric.device.type == "cuda" else None
+        models = [run.build(seed) for seed in self.seeds]
+        self._claim_folder(models[0], data, dtype)
+        tensors, header = _read(self.last) if self.last.exists() else ({}, {"epoch": 0, "log": []})
+        self.epoch, self.log = header["epoch"], header["log"]
+        self.done = self.epoch >= self.settings.epochs
+        if self.done:
+            return
+        with self.on_stream():
+            ensemble = Ensemble(models).to(fabric.device, dtype)
+            on_gpu = self.stream is not None
+            optimizer = torch.optim.Adam(
+                ensemble.parameters(),
+                lr=torch.tensor(self.settings.lr, device=fabric.device) if on_gpu else self.settings.lr,
+                weight_decay=self.settings.weight_decay,
+                fused=True,
+                capturable=on_gpu,
+            )
+            self.ensemble, self.bare_optimizer = ensemble, optimizer
+            self.model, self.optimizer = fabric.setup(ensemble, optimizer)
+            self._load(tensors)
+            self.best, self.best_loss = self._weights(), self._best_losses()
+            if self.epoch and (self.folder / "best.safetensors").exists():
+                kept, _ = _read(self.folder / "best.safetensors")
+                self.best = {name: kept[name].to(fabric.device) for name in self.best}
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.safetensors"
+
+    @property
+    def steps_left(self) -> int:
+        return (self.settings.epochs - self.epoch) * self.windows.steps
+
+    def on_stream(self) -> Any:
+        return torch.cuda.stream(self.stream) if self.stream is not None else nullcontext()
+
+    def steps(self) -> Iterator[str]:
+        """Trains to the end, yielding after every step: a line for the progress bar, mostly empty."""
+        # under torchrun gradients are exchanged, which a graph would have to capture too: left to eager steps
+        graph = _Graph(self._step) if self.stream is not None and self.fabric.world_size == 1 else self._step
+        rank, ranks = self.fabric.global_rank, self.fabric.world_size
+        total = self.settings.epochs * self.windows.steps
+        losses = torch.zeros(len(self.seeds), device=self.fabric.device)
+        while self.epoch < self.settings.epochs:
+            started = time.perf_counter()
+            self.windows.start_epoch(self.epoch)
+            self.model.train()
+            losses.zero_()
+            for step in range(self.windows.steps):
+                done = self.epoch * self.windows.steps + step
+                lr = 0.5 * self.settings.lr * (1 + math.cos(math.pi * done / total))
+                self._set_lr(lr)
+                inputs, targets = (x[:, rank::ranks] for x in self.windows.cut(step))
+                losses += graph(inputs, targets)
+                if step < self.windows.steps - 1:
+                    yield ""
+            self._end_epoch(lr, losses / self.windows.steps, started)
+            yield f"{self.run.name} epoch {self.epoch}: {self.log[-1]['validation_loss']:.2e}"
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One step of Adam for all seeds; returns their losses [S]."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._losses(inputs, targets)
+        self.fabric.backward(losses.sum())  # each seed's weights see its own loss only
+        if self.settings.clip is not None:
+            self._clip()
+        self.optimizer.step()
+        return losses.detach()
+
+    def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        prediction = self.model(inputs[:, :, : self.settings.context], self.settings.horizon)
+        return (prediction - targets).square().flatten(1).mean(1)
+
+    def _clip(self) -> None:
+        """Scales each seed's gradient to a norm of at most ``clip``."""
+        grads = [weight.grad for weight in self.ensemble.parameters()]
+        rows = [grad.reshape(self.ensemble.size, -1) for grad in grads]
+        norms = torch.stack([row.square().sum(1) for row in rows]).sum(0).sqrt()
+        scale = (self.settings.clip / (norms + 1e-6)).clamp(max=1.0)
+        for grad, row in zip(grads, rows, strict=True):
+            grad.copy_((row * scale.unsqueeze(1)).view_as(grad))
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.bare_optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    @torch.no_grad()
+    def _validate(self) -> Tensor:
+        """Mean square error [S] over the fixed windows, shared out over the processes."""
+        self.model.eval()
+        total = torch.zeros(len(self.seeds), device=self.fabric.device, dtype=self.validation.dtype)
+        own = self.validation[self.fabric.global_rank :: self.fabric.world_size]
+        for windows in own.split(64):
+            frames = windows.expand(len(self.seeds), *windows.shape)
+            total += self._losses(frames[:, :, :-1], frames[:, :, 1:]) * windows.shape[0]
+        return self.fabric.all_reduce(total, reduce_op="sum") / self.validation.shape[0]
+
+    def _end_epoch(self, lr: float, train_losses: Tensor, started: float) -> None:
+        validation = self._validate()
+        train_losses = self.fabric.all_reduce(train_losses, reduce_op="mean")
+        seconds = time.perf_counter() - started
+        self.epoch += 1
+        for seed, *losses in zip(self.seeds, train_losses.tolist(), validation.tolist(), strict=True):
+            if not all(map(math.isfinite, losses)):
+                raise FloatingPointError(
+                    f"the loss of seed {seed} became {losses} in epoch {self.epoch} of {self.folder}; "
+                    f"its last checkpoint is of epoch {self.epoch - 1}. Try a lower lr or clip=1.0"
+                )
+            self.log.append(dict(zip(LOG_COLUMNS, (self.epoch, seed, lr, *losses, seconds), strict=True)))
+        better = validation < self.best_loss
+        self.best_loss = torch.where(better, validation, self.best_loss)
+        for name, weight in self._weights().items():
+            self.best[name][better] = weight[better]
+        if self.fabric.is_global_zero:
+            self._save()
+        self.fabric.barrier()
+
+    def _save(self) -> None:
+        header = {"seeds": self.seeds, "epoch": self.epoch, "log": self.log}
+        _write(self.folder / "best.safetensors", self.best, header)
+        with atomic(self.folder / "log.csv") as temporary, open(temporary, "w", newline="") as file:
+            table = csv.DictWriter(file, LOG_COLUMNS)
+            table.writeheader()
+            table.writerows(self.log)
+        tensors = self._weights()
+        if self.epoch < self.settings.epochs:  # a finished run needs its moments no more
+            tensors |= self._moments()
+        _write(self.last, tensors, header)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """All models' weights [S, ...], by names that ``load_weights`` reads. Copies."""
+        named = self.ensemble.model.named_parameters()
+        return {f"model/{name}": self.ensemble.stacked(weight.detach()).clone() for name, weight in named}
+
+    def _moments(self) -> dict[str, Tensor]:
+        """Adam's state, by parameter."""
+        named = self.ensemble.model.named_parameters()
+        state = self.bare_optimizer.state
+        return {f"adam/{key}/{name}": value for name, weight in named for key, value in state[weight].items()}
+
+    @torch.no_grad()
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        if not tensors:
+            return
+        try:
+            for name, weight in self.ensemble.model.named_parameters():
+                self.ensemble.stacked(weight).copy_(tensors[f"model/{name}"])
+                moments = {key: tensors[f"adam/{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                step = moments.pop("step").to(weight.device if self.stream is not None else "cpu")
+                self.bare_optimizer.state[weight] = {"step": step, **{k: v.to(weight) for k, v in moments.items()}}
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{self.last} holds the weights of another model: {error}") from error
+
+    def _best_losses(self) -> Tensor:
+        """Each seed's lowest validation loss so far [S]."""
+        best = dict.fromkeys(self.seeds, math.inf)
+        for row in self.log:
+            best[row["seed"]] = min(best[row["seed"]], row["validation_loss"])
+        return torch.tensor(list(best.values()), device=self.fabric.device, dtype=self.validation.dtype)
+
+    def _claim_folder(self, model: nn.Module, data: dict[str, str], dtype: torch.dtype) -> None:
+        """Writes run.json, or checks that the folder's is of this very run."""
+        what = {
+            "settings": asdict(self.settings),
+            "seeds": self.seeds,
+            "model": str(model).splitlines(),
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "dtype": str(dtype),
+            "data": data,
+        }
+        path = self.folder / "run.json"
+        if path.exists():
+            found = read_json(path)
+            differing = [key for key in what if found.get(key) != what[key]]
+            if differing:
+                key = differing[0]
+                raise ValueError(
+                    f"folder {self.folder} holds another run: its {key} is {found.get(key)}, asked for is {what[key]}; "
+                    "choose another folder or remove this one"
+                )
+        elif self.fabric.is_global_zero:
+            write_json(path, what | {"name": self.run.name, "provenance": provenance(self.fabric.device)})
+        self.fabric.barrier()
+
+
+class _Graph:
+    """Runs a step eagerly three times, then records it as a CUDA graph and replays that: one launch for thousands."""
+
+    def __init__(self, step: Callable[..., Tensor], eager: int = 3):
+        self.step, self.eager = step, eager
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        if self.eager:
+            self.eager -= 1
+            return self.step(*inputs)
+        if self.graph is None:
+            self.inputs = [x.clone(memory_format=torch.contiguous_format) for x in inputs]
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
+                self.output = self.step(*self.inputs)
+        for static, x in zip(self.inputs, inputs, strict=True):
+            static.copy_(x)
+        self.graph.replay()
+        return self.output
+
+
+def _fabric(device: torch.device, precision: str) -> Fabric:
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    nodes = int(os.environ.get("WORLD_SIZE", 1)) // local
+    fabric = Fabric(accelerator=device.type, devices=local, num_nodes=nodes, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    with atomic(path) as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, {"run": json.dumps(header)})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a checkpoint; raises ValueError naming a missing, damaged or foreign file."""
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["run"])
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no whole checkpoint of minconv ({error!r}); remove it to begin anew") from error
