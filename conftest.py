@@ -1,0 +1,55 @@
+"""For tests/ and the notebooks alike: the smoke profile in a scratch home, quiet, and slow tests on request."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets the environment before anything is imported, so that kernels and subprocesses inherit it."""
+    config.scratch = tempfile.mkdtemp(prefix="minconv-")
+    os.environ |= {
+        "MINCONV_HOME": config.scratch,
+        "MINCONV_PROFILE": "smoke",
+        "MINCONV_QUIET": "1",
+        "JUPYTER_PREFER_ENV_PATH": "1",
+    }
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    os.environ.pop("MPLBACKEND", None)  # Agg would keep figures out of the notebooks
+    patterns = config.getoption("nbval_sanitize_with", None)
+    if patterns:  # nbval looks for it in the working directory
+        config.option.nbval_sanitize_with = str(config.rootpath / patterns)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.scratch, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: needs --slow"))
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Of a notebook's outputs, warnings and progress (stderr) and HTML (random ids; the text is there, too) do not count."""
+    if Path(collector.path).suffix == ".ipynb" and hasattr(collector, "skip_compare"):
+        collector.skip_compare += ("stderr", "text/html", "image/svg+xml", "application/javascript")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item):
+    """Notebooks are replayed on the CPU; their kernel starts here."""
+    if item.path.suffix != ".ipynb":
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        return (yield)
