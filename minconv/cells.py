@@ -90,7 +90,7 @@ class MinConvGRU(MinimalCell):
 
 
 class MinConvLSTM(MinimalCell):
-    """f, i, u = conv(x);  a = sigmoid(f) / (sigmoid(f) + sigmoid(i));  h_t = a h_{t-1} + (1 - a) g(u)   (arXiv 2508.03614)."""
+    """f, i, u = conv(x);  a = s(f) / (s(f) + s(i));  h_t = a h_{t-1} + (1 - a) g(u)   (arXiv 2508.03614)."""
 
     gating = "lstm"
 

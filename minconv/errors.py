@@ -26,7 +26,7 @@ def whole(name: str, value: Any, least: int = 0) -> int:
 
 
 def positive(name: str, value: Any, zero: bool = False) -> float:
-    """Returns ``value`` as float if it is finite and positive (or zero, where ``zero``); raises TypeError or ValueError."""
+    """Returns ``value`` as float if finite and positive (or zero, where ``zero``); raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__})")
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):

@@ -15,7 +15,7 @@ class Forecaster(nn.Module):
     """Forecasts frames: x_{t+1} = decoder(stack(encoder(x_t))), each layer x = norm(x + cell(x)).
 
     Args:
-        cell: ``minconvgru``, ``minconvlstm``, ``minconvexplstm``, ``convgru``, ``convlstm`` or a class of ``minconv.cells``.
+        cell: ``minconvgru``, ``minconvlstm``, ``minconvexplstm``, ``convgru``, ``convlstm``, or a class.
         channels: channels C of a frame.
         hidden: channels of the hidden states.
         layers: number of recurrent layers.

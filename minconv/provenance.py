@@ -41,7 +41,7 @@ def hardware(device: str | torch.device = "cpu") -> str:
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, str]:
     """Versions, hardware, system and git revision as plain strings, ready for JSON or file attributes."""
-    found = {"hardware": hardware(device), "system": platform.platform(terse=True), "python": platform.python_version()}
+    found = {"hardware": hardware(device), "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -79,7 +79,10 @@ def _check_tensors(**tensors: Tensor) -> None:
             raise TypeError(f"{name} must be a tensor; got {type(tensor).__name__}")
         if not (tensor.is_floating_point() or tensor.is_complex()):
             raise TypeError(f"{name} must be floating point; got {tensor.dtype}")
-    for kind, found in (("dtype", {t.dtype for t in tensors.values()}), ("device", {t.device for t in tensors.values()})):
+    for kind, found in (
+        ("dtype", {t.dtype for t in tensors.values()}),
+        ("device", {t.device for t in tensors.values()}),
+    ):
         if len(found) > 1:
             listed = ", ".join(f"{name} {getattr(tensor, kind)}" for name, tensor in tensors.items())
             raise (TypeError if kind == "dtype" else ValueError)(f"all must have one {kind}; got {listed}")

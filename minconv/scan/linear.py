@@ -7,6 +7,7 @@ same recurrence backwards in time:
     grad b_t = grad h_t + a_{t+1} grad b_{t+1},    grad a_t = grad b_t h_{t-1},    grad h_0 = a_1 grad b_1
 """
 
+from itertools import pairwise
 from math import isqrt
 from typing import Any
 
@@ -99,7 +100,7 @@ def _chunked(a: Tensor, b: Tensor, h0: Tensor, out: Tensor, reverse: bool, chunk
     first, last = inner[0], inner[-1]
     out_[:, :, first] = b_[:, :, first]
     products[:, :, first] = a_[:, :, first]
-    for before, t in zip(inner, inner[1:], strict=False):
+    for before, t in pairwise(inner):
         torch.addcmul(b_[:, :, t], a_[:, :, t], out_[:, :, before], out=out_[:, :, t])
         torch.mul(products[:, :, before], a_[:, :, t], out=products[:, :, t])
     carries = torch.empty_like(out_[:, :, 0], memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""The recurrence as it is written: a loop over time. Slow, right, for any dtype; what every other backend is tested against."""
+"""The recurrence as it is written: a loop over time, for any dtype; what every other backend is tested against."""
 
 import torch
 from torch import Tensor

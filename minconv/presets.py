@@ -1,0 +1,177 @@
+"""The experiments: profiles of the Navier-Stokes study, and the data, models and runs that belong to them.
+
+``smoke`` shows in seconds that everything works, ``laptop`` trains models that have learned on two CPU cores within the
+hour, ``paper`` has the settings of arXiv 2508.03614. Notebooks call these functions; results are kept under ``home()``.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minconv.cells import cell_class
+from minconv.data import navier_stokes
+from minconv.errors import choice
+from minconv.forecaster import Forecaster
+from minconv.seeds import generator
+from minconv.train import Run, Training, fit_all, load_weights, pick_device, restore
+
+# hidden channels that give every model about 175,000 parameters
+HIDDEN = {"convgru": 28, "convlstm": 25, "minconvgru": 49, "minconvlstm": 40, "minconvexplstm": 40}
+
+PUBLISHED = Training()
+NO_DECAY = replace(PUBLISHED, weight_decay=0.0)
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large an experiment is.
+
+    Args:
+        name: its folder under results/.
+        samples: trajectories to train, validate and test on.
+        frames: length of their trajectories; the test context is fed as truth, the rest is closed loop.
+        test_context: teacher-forced frames of a test forecast.
+        training: settings by name; the first is what the paper's claims are checked with.
+        seeds: of the models.
+        timing_lengths: sequence lengths T of the timing notebook.
+        timing_repeats: interleaved repeats, whose median counts.
+    """
+
+    name: str
+    samples: tuple[int, int, int]
+    training: dict[str, Training]
+    seeds: tuple[int, ...]
+    timing_lengths: tuple[int, ...]
+    timing_repeats: int
+    frames: tuple[int, int, int] = (50, 50, 51)
+    test_context: int = 20
+
+    @property
+    def folder(self) -> Path:
+        """Where this profile's runs, figures and executed notebooks are."""
+        return home() / "results" / self.name
+
+    @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    def run_folder(self, setting: str, cell: str, seeds: tuple[int, ...]) -> Path:
+        """Of the run that trains these seeds of a cell together."""
+        return self.folder / "runs" / setting / cell / "-".join(map(str, seeds))
+
+    @property
+    def groups(self) -> list[tuple[int, ...]]:
+        """Seeds that train together: all on a GPU, which one small model cannot fill; on the CPU each alone."""
+        return [self.seeds] if pick_device().type == "cuda" else [(seed,) for seed in self.seeds]
+
+
+PROFILES = {
+    "smoke": Profile(
+        name="smoke",
+        samples=(8, 4, 4),
+        training={
+            "published": replace(PUBLISHED, epochs=2),
+            "no weight decay": replace(NO_DECAY, epochs=2),
+        },
+        seeds=(1234, 1235),
+        timing_lengths=(4, 8, 16),
+        timing_repeats=3,
+    ),
+    "laptop": Profile(
+        name="laptop",
+        samples=(64, 16, 32),
+        training={
+            "published": replace(PUBLISHED, epochs=20),
+            "no weight decay": replace(NO_DECAY, epochs=20),
+        },
+        seeds=(1234, 1235, 1236),
+        timing_lengths=(8, 16, 32, 64, 128, 256, 512),
+        timing_repeats=5,
+    ),
+    "paper": Profile(
+        name="paper",
+        samples=(1000, 50, 200),
+        training={
+            "published": PUBLISHED,
+            "no weight decay": NO_DECAY,
+            "published, short": replace(PUBLISHED, context=5, horizon=10),
+        },
+        seeds=(1234, 1235, 1236, 1237, 1238),
+        timing_lengths=(8, 16, 32, 64, 128, 256, 512, 1024),
+        timing_repeats=11,
+    ),
+}
+
+
+def home() -> Path:
+    """Folder that holds data/ and results/: $MINCONV_HOME, or the project's root."""
+    return Path(os.environ.get("MINCONV_HOME") or Path(__file__).resolve().parents[1])
+
+
+def default_profile() -> str:
+    """$MINCONV_PROFILE, or ``paper`` where there is a GPU and ``laptop`` where there is none."""
+    return os.environ.get("MINCONV_PROFILE") or ("paper" if torch.cuda.is_available() else "laptop")
+
+
+def get_profile(name: str | None = None) -> Profile:
+    """A profile by name; None is the default. Raises ValueError on an unknown name."""
+    return PROFILES[choice("profile", default_profile() if name is None else name, PROFILES)]
+
+
+def build_model(cell: str, seed: int, **options: int) -> Forecaster:
+    """The Navier-Stokes forecaster of a cell at about 175,000 parameters, with the initial weights of a seed."""
+    kind = cell_class(cell)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(generator(seed, "weights").initial_seed())
+        return Forecaster(kind, **{"hidden": HIDDEN.get(cell, 40)} | options)
+
+
+def make_data(profile: Profile, device: str = "auto") -> dict[str, Path]:
+    """Generates the profile's three data sets, where they are not there yet; their files by split."""
+    paths = {}
+    for number, (split, samples, frames) in enumerate(zip(SPLITS, profile.samples, profile.frames, strict=True)):
+        path = home() / "data" / f"navier_stokes_{split}_{samples}x{frames}.nc"
+        paths[split] = navier_stokes.generate(path, samples, frames, seed=number, device=pick_device(device).type)
+    return paths
+
+
+def load_data(profile: Profile, device: str = "auto") -> dict[str, Tensor]:
+    """Trajectories [N, T, 1, 16, 16] by split, on the device; generated first where they are not there."""
+    on = pick_device(device)
+    return {split: navier_stokes.frames(path, on) for split, path in make_data(profile, device).items()}
+
+
+def runs(profile: Profile, setting: str) -> list[Run]:
+    """Every model and seed to train for one of the profile's settings."""
+    choice("setting", setting, profile.training)
+    return [
+        Run(
+            build=partial(build_model, cell),
+            seeds=seeds,
+            folder=profile.run_folder(setting, cell, seeds),
+            settings=profile.training[setting],
+            name=f"{cell} {seeds[0]}" + (f"-{seeds[-1]}" if len(seeds) > 1 else ""),
+        )
+        for cell in HIDDEN
+        for seeds in profile.groups
+    ]
+
+
+def train_all(profile: Profile, setting: str, device: str = "auto") -> list[Path]:
+    """Trains every model and seed, or what is left of it; the folders of the runs."""
+    data = load_data(profile, device)
+    return fit_all(runs(profile, setting), data["train"], data["validation"], device=device)
+
+
+def trained_models(profile: Profile, setting: str, device: str = "auto") -> Iterator[tuple[str, int, Forecaster]]:
+    """Cell, seed and trained model (at its lowest validation loss), one after another."""
+    for run in runs(profile, setting):
+        cell = run.build.args[0]
+        for seed, weights in load_weights(run.folder).items():
+            yield cell, seed, restore(run.build(seed), weights).to(pick_device(device)).eval()
