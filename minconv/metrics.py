@@ -23,9 +23,7 @@ Run = tuple[str, int | None]
 
 
 @torch.no_grad()
-def rollout(
-    model: Callable[[Tensor, int], Tensor], trajectories: Tensor, context: int, batch: int = 64
-) -> Tensor:
+def rollout(model: Callable[[Tensor, int], Tensor], trajectories: Tensor, context: int, batch: int = 64) -> Tensor:
     """Predicts frames 1..T-1 of every trajectory: ``context`` true frames, then the model's own.
 
     Args:
@@ -48,9 +46,7 @@ def rollout(
     for chunk in trajectories.split(whole("batch", batch, least=1)):
         part = model(chunk[:, :context], horizon)
         if part.shape != chunk[:, 1:].shape:
-            raise ValueError(
-                f"model must return frames of shape {list(chunk[:, 1:].shape)}; got {list(part.shape)}"
-            )
+            raise ValueError(f"model must return frames of shape {list(chunk[:, 1:].shape)}; got {list(part.shape)}")
         parts.append(part)
     return torch.cat(parts)
 
@@ -68,12 +64,7 @@ def enstrophy_spectrum(vorticity: Tensor) -> Tensor:
     Bin k sums |w_k|^2 / 2 over the Fourier modes whose wavenumber, in cycles per domain, rounds to k. All
     modes are counted, so that the bins add up to the spatial mean of w^2 / 2 (Parseval).
     """
-    height, width = vorticity.shape[-2:]
-    power = torch.fft.fft2(vorticity.double(), norm="forward").abs().square() / 2
-    ky, kx = (torch.fft.fftfreq(n, 1 / n, device=vorticity.device) for n in (height, width))
-    shell = torch.hypot(ky[:, None], kx).round().long().flatten()
-    bins = power.new_zeros(*power.shape[:-2], int(shell.max()) + 1)
-    return bins.index_add(-1, shell, power.flatten(-2))
+    return _by_wavenumber(_power(vorticity))
 
 
 def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") -> xr.Dataset:
@@ -96,13 +87,12 @@ def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") 
     """
     context = _checked(truth, context)
     if prediction.shape != truth[:, 1:].shape:
-        raise ValueError(
-            f"prediction must have shape {list(truth[:, 1:].shape)}; got {list(prediction.shape)}"
-        )
+        raise ValueError(f"prediction must have shape {list(truth[:, 1:].shape)}; got {list(prediction.shape)}")
     p, t = prediction.double().flatten(2), truth[:, 1:].to(prediction.device).double().flatten(2)
     pa, ta = (x - x.mean(-1, keepdim=True) for x in (p, t))
+    squared = "1" if units == "1" else f"({units})²"
     found = {
-        "rmse": ((p - t).square().mean((0, 2)).sqrt(), "root mean square error", units),
+        "rmse": ((p - t).square().mean((0, 2)).sqrt(), "RMSE", units),
         "relative_l2": (((p - t).norm(dim=-1) / t.norm(dim=-1)).mean(0), "relative L2 error", "1"),
         "correlation": (
             ((pa * ta).sum(-1) / (pa.norm(dim=-1) * ta.norm(dim=-1))).mean(0),
@@ -110,12 +100,12 @@ def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") 
             "1",
         ),
         "finite": (p.isfinite().all(-1).double().mean(0), "fraction of samples with finite predictions", "1"),
-        "spectrum": (_mean_spectrum(prediction), "enstrophy of the prediction", f"({units})^2"),
-        "spectrum_truth": (_mean_spectrum(truth[:, 1:]), "enstrophy of the truth", f"({units})^2"),
+        "spectrum": (_mean_spectrum(prediction), "enstrophy", squared),
+        "spectrum_truth": (_mean_spectrum(truth[:, 1:]), "enstrophy of the truth", squared),
     }
     time = np.arange(1, truth.shape[1])
     coordinates = {
-        "time": ("time", time, {"long_name": "time of the predicted frame", "units": "frames"}),
+        "time": ("time", time, {"long_name": "time", "units": "frames"}),
         "lead": ("time", np.maximum(time - context + 1, 1), {"long_name": "lead time", "units": "frames"}),
         "phase": ("time", np.where(time <= context, *PHASES)),
         "k": (
@@ -141,7 +131,7 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
         square = dataset.rmse.isel(time=np.flatnonzero(dataset.phase == phase)) ** 2
         parts[name] = np.sqrt(square.mean("time", skipna=False))
         parts[name].attrs = {
-            "long_name": f"root mean square error, {phase}",
+            "long_name": f"RMSE, {phase}",
             "units": dataset.rmse.attrs["units"],
         }
     return xr.Dataset(parts, attrs=dataset.attrs)
@@ -158,9 +148,7 @@ def collect(runs: Mapping[Run, xr.Dataset] | Iterable[tuple[Run, xr.Dataset]]) -
     pairs = list(runs.items() if isinstance(runs, Mapping) else runs)
     table = dict(pairs)
     if not table or len(table) < len(pairs):
-        raise ValueError(
-            f"runs must hold each (model, seed) once and at least one; got {[key for key, _ in pairs]}"
-        )
+        raise ValueError(f"runs must hold each (model, seed) once and at least one; got {[key for key, _ in pairs]}")
     models = list(dict.fromkeys(model for model, _ in table))
     seeds = list(dict.fromkeys(seed for _, seed in table if seed is not None))
     if not seeds:
@@ -186,9 +174,7 @@ def collect(runs: Mapping[Run, xr.Dataset] | Iterable[tuple[Run, xr.Dataset]]) -
         for seed, found in zip(seeds, row, strict=True):
             same = found.attrs == first.attrs and found.coords.equals(first.coords)
             if not (same and found.spectrum_truth.equals(first.spectrum_truth)):
-                raise ValueError(
-                    f"runs must be of one test set; ({model!r}, {seed!r}) differs from {pairs[0][0]}"
-                )
+                raise ValueError(f"runs must be of one test set; ({model!r}, {seed!r}) differs from {pairs[0][0]}")
         rows.append(xr.concat([found.drop_vars("spectrum_truth") for found in row], "seed", **options))
     together = xr.concat(rows, "model", **options).assign_coords(model=models, seed=seeds)
     return together.assign(spectrum_truth=first.spectrum_truth)
@@ -204,9 +190,22 @@ def spread(dataset: xr.Dataset, dim: str = "seed") -> tuple[xr.Dataset, xr.Datas
         return mean, parts.std(dim, ddof=1, skipna=False, keep_attrs=True)
 
 
+def _power(vorticity: Tensor) -> Tensor:
+    """|w_k|^2 / 2 of every Fourier mode, [..., H, W]."""
+    return torch.fft.fft2(vorticity.double(), norm="forward").abs().square() / 2
+
+
+def _by_wavenumber(power: Tensor) -> Tensor:
+    """Sums over the modes [..., H, W] whose radial wavenumber rounds to k: [..., K]."""
+    ky, kx = (torch.fft.fftfreq(n, 1 / n, device=power.device) for n in power.shape[-2:])
+    shell = torch.hypot(ky[:, None], kx).round().long().flatten()
+    return power.new_zeros(*power.shape[:-2], int(shell.max()) + 1).index_add(-1, shell, power.flatten(-2))
+
+
 def _mean_spectrum(fields: Tensor) -> Tensor:
-    """[N, T, C, H, W] -> [T, K], mean over samples and channels; frame after frame to bound the memory."""
-    return torch.stack([enstrophy_spectrum(frame).mean((0, 1)) for frame in fields.unbind(1)])
+    """[N, T, C, H, W] -> [T, K], mean over samples and channels; a few samples at a time to bound the memory."""
+    total = sum(_power(part).sum((0, 2)) for part in fields.split(16))
+    return _by_wavenumber(total / (fields.shape[0] * fields.shape[2]))
 
 
 def _checked(trajectories: Tensor, context: int) -> int:
@@ -215,12 +214,8 @@ def _checked(trajectories: Tensor, context: int) -> int:
         got = trajectories.dtype if isinstance(trajectories, Tensor) else type(trajectories).__name__
         raise TypeError(f"trajectories must be a tensor of floats; got {got}")
     if trajectories.ndim != 5 or 0 in trajectories.shape:
-        raise ValueError(
-            f"trajectories must have shape [N, T, C, H, W], none empty; got {list(trajectories.shape)}"
-        )
+        raise ValueError(f"trajectories must have shape [N, T, C, H, W], none empty; got {list(trajectories.shape)}")
     frames = trajectories.shape[1]
     if whole("context", context, least=1) > frames - 2:
-        raise ValueError(
-            f"context must be at most {frames - 2}, two less than the {frames} frames; got {context}"
-        )
+        raise ValueError(f"context must be at most {frames - 2}, two less than the {frames} frames; got {context}")
     return int(context)

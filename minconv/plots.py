@@ -1,0 +1,590 @@
+"""Every figure of the notebooks: functions from numbers to a matplotlib Figure, and :func:`save`.
+
+A model has one colour, marker and line everywhere (:data:`STYLE`, colours of Okabe and Ito): the classical cells
+are broken lines, the minimal ones solid, so that figures read in grey as well. Sizes are those of a printed page;
+text is 9 pt and stays text in the PDF. In a notebook a figure shows by itself at the end of its cell.
+
+Arguments of another shape than described raise ValueError.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
+
+from minconv.errors import choice, positive, whole
+from minconv.files import atomic, write_json
+from minconv.metrics import CLOSED_LOOP, PHASES, TEACHER_FORCING, spread
+from minconv.provenance import provenance
+
+COLUMN, PAGE = 3.4, 7.0  # inches
+JSON_VALUES = 20_000  # larger data sets are saved as NetCDF
+
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
+    *("#000000", "#E69F00", "#56B4E9", "#009E73"),
+    *("#0072B2", "#D55E00", "#CC79A7"),
+)
+
+
+def _line(label: str, color: str, marker: str, linestyle: Any = "-") -> dict[str, Any]:
+    return {"label": label, "color": color, "marker": marker, "linestyle": linestyle}
+
+
+STYLE = {
+    "convgru": _line("ConvGRU", SKY, "v", (0, (1, 1))),
+    "convlstm": _line("ConvLSTM", BLUE, "s", (0, (4, 1, 1, 1))),
+    "minconvgru": _line("MinConvGRU", ORANGE, "^"),
+    "minconvlstm": _line("MinConvLSTM", VERMILION, "o"),
+    "minconvexplstm": _line("MinConvExpLSTM", GREEN, "D"),
+    "persistence": _line("Persistence", BLACK, "", (0, (4, 2))),
+    "truth": _line("Truth", BLACK, ""),
+}
+BACKENDS = {
+    "reference": _line("reference (loop)", BLACK, "s", (0, (1, 1))),
+    "logspace": _line("log domain (published)", BLUE, "v", (0, (4, 1, 1, 1))),
+    "linear": _line("linear domain", VERMILION, "o"),
+    "cpu": _line("fused, CPU", GREEN, "^"),
+    "triton": _line("fused, GPU", ORANGE, "D"),
+}
+SCHEMES = (
+    _line("", VERMILION, "o"),
+    _line("", BLUE, "s", (0, (4, 1, 1, 1))),
+    _line("", GREEN, "^", (0, (1, 1))),
+)
+MEAN = {"color": BLACK, "marker": "|", "linestyle": "", "markersize": 13, "markeredgewidth": 1.3}
+
+plt.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "lines.linewidth": 1.3,
+        "lines.markersize": 4,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "0.9",
+        "grid.linewidth": 0.5,
+        "axes.axisbelow": True,
+        "image.origin": "lower",
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 110,
+        "savefig.dpi": 200,
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+    }
+)
+
+
+def save(
+    fig: Figure,
+    name: str,
+    data: xr.Dataset | xr.DataArray | Mapping[str, Any],
+    folder: str | Path,
+    caption: str = "",
+    device: str = "cpu",
+) -> list[Path]:
+    """Writes name.pdf, name.png and the numbers ``data`` with their provenance; each file whole or not at all.
+
+    The numbers become name.json (7 digits; what is not finite as "nan", "inf"), and where an xarray object has more
+    than 20,000 values name.nc (float32). The same figure gives the same bytes.
+
+    Returns:
+        The three paths.
+
+    Raises:
+        ValueError: the name is not that of a plain file.
+        TypeError: data is neither xarray nor a mapping.
+    """
+    folder = Path(folder)
+    if not name or Path(name).name != name:
+        raise ValueError(f"name must be a plain file name without folder or suffix; got {name!r}")
+    if not isinstance(data, xr.Dataset | xr.DataArray | Mapping):
+        raise TypeError(f"data must be an xarray object or a mapping; got {type(data).__name__}")
+    paths = [folder / f"{name}.pdf", folder / f"{name}.png"]
+    for path, metadata in zip(paths, ({"CreationDate": None, "Title": caption or name}, None), strict=True):
+        with atomic(path) as temporary:
+            fig.savefig(temporary, metadata=metadata)
+    if isinstance(data, xr.DataArray):
+        data = data.to_dataset(name=data.name or name)
+    json, netcdf = folder / f"{name}.json", folder / f"{name}.nc"
+    origin = {"caption": caption, "provenance": provenance(device)}
+    if isinstance(data, xr.Dataset) and sum(values.size for values in data.variables.values()) > JSON_VALUES:
+        compact = {key: {"zlib": True, "dtype": "float32"} for key in data if data[key].dtype.kind == "f"}
+        attributes = {"caption": caption} | {f"provenance_{key}": v for key, v in origin["provenance"].items()}
+        with atomic(netcdf) as temporary:
+            data.drop_encoding().assign_attrs(attributes).to_netcdf(temporary, engine="h5netcdf", encoding=compact)
+        json.unlink(missing_ok=True)
+        return [*paths, netcdf]
+    write_json(json, _plain(origin | (data.to_dict() if isinstance(data, xr.Dataset) else dict(data))))
+    netcdf.unlink(missing_ok=True)
+    return [*paths, json]
+
+
+def scan_accuracy(data: xr.Dataset) -> Figure:
+    """Error of the scan and of its gradients against a float64 loop, by sequence length.
+
+    Args:
+        data: ``output`` and ``gradient`` (relative errors) over (backend, T).
+    """
+    _needs(data, ("output", "gradient"), ("backend", "T"))
+    return _scans({"output": data.output, "gradients": data.gradient}, "relative error")
+
+
+def scan_speed(data: xr.Dataset) -> Figure:
+    """Time of the scan by sequence length.
+
+    Args:
+        data: ``forward`` and ``training`` (forward + backward), seconds over (backend, T[, repeat]); the line is
+            the median over the repeats, the band their quartiles.
+    """
+    _needs(data, ("forward", "training"), ("backend", "T"))
+    return _scans({"forward": 1e3 * data.forward, "forward + backward": 1e3 * data.training}, "time (ms)")
+
+
+def frames_strip(
+    fields: xr.DataArray,
+    context: int | None = None,
+    errors: bool = False,
+    label: str = "vorticity (1 / unit time)",
+) -> Figure:
+    """Rows of frames by time in one symmetric colour scale.
+
+    Args:
+        fields: over (row, time, y, x) or (time, y, x), with coordinates ``time`` and ``row`` (names of
+            :data:`STYLE` or any words).
+        context: number of teacher-forced frames; marks the columns after it, made in the closed loop.
+        errors: draw every row but the first as its absolute error, with a second colour scale.
+        label: what the colours mean, with units.
+    """
+    fields = _strip(fields)
+    rows, times, pictures = fields.row.values.tolist(), fields.time.values, fields.values.copy()
+    if errors and len(rows) < 2:
+        raise ValueError(f"fields must have at least 2 rows to show errors; got {len(rows)}")
+    if context is not None:
+        whole("context", context, least=1)
+    if errors:
+        pictures[1:] = np.abs(pictures[1:] - pictures[0])
+    side = (PAGE - 0.8 - 1.25 * any(rows)) / len(times)  # beside them the bar and the names
+    height = min(side * fields.sizes["y"] / fields.sizes["x"], 1.4)
+    size = (PAGE, (height + 0.04) * len(rows) + (0.3 if context is None else 0.5))
+    fig, axes = plt.subplots(len(rows), len(times), figsize=size, squeeze=False)
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for ax, frame in zip(axes.flat, pictures.reshape(-1, *pictures.shape[2:]), strict=True):
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(visible=True, color="0.4")
+        if not np.isfinite(frame).all():
+            ax.text(0.5, 0.5, "not\nfinite", transform=ax.transAxes, ha="center", va="center", fontsize=7)
+    for name, line in zip(rows, axes, strict=True):
+        label_text = STYLE[name]["label"] if name in STYLE else str(name)
+        line[0].set_ylabel(label_text, rotation=0, ha="right", va="center")
+    for time, ax in zip(times, axes[0], strict=True):
+        ax.set_title(f"t = {time:g}")
+    signed = _largest(pictures[:1])
+    _paint(
+        fig,
+        axes[: 1 if errors else None],
+        pictures[: 1 if errors else None],
+        label,
+        "RdBu_r",
+        -signed,
+        signed,
+    )
+    if errors:
+        worst = _largest(pictures[1:])
+        _paint(fig, axes[1:], pictures[1:], f"absolute error of {label}", "magma_r", 0, worst)
+    if context is not None:
+        _mark_columns(axes, times > context)
+    return fig
+
+
+def spectrum(spectra: xr.DataArray, label: str = "enstrophy (1 / unit time)²") -> Figure:
+    """Spectra at several times.
+
+    Args:
+        spectra: over (time, k), with coordinate ``time``; k is the wavenumber in cycles per domain.
+        label: the quantity in a bin of wavenumbers, with units.
+    """
+    if not isinstance(spectra, xr.DataArray) or set(spectra.dims) != {"time", "k"}:
+        raise ValueError(f"spectra must be a DataArray over (time, k); got {_dims(spectra)}")
+    fig, ax = plt.subplots(figsize=(COLUMN, 2.6))
+    shades = plt.get_cmap("viridis")(np.linspace(0, 0.8, spectra.sizes["time"]))
+    for index, (time, shade) in enumerate(zip(spectra.time.values, shades, strict=True)):
+        row = spectra.sel(time=time, k=slice(1, None))  # the mean has no place on a logarithmic axis
+        ax.plot(row.k, row, color=shade, marker="os^Dv"[index % 5], label=f"t = {time:g}")
+    _wavenumbers(ax, spectra)
+    ax.set_ylabel(label)
+    ax.legend()
+    return fig
+
+
+def model_spectra(dataset: xr.Dataset, time: int) -> Figure:
+    """Spectrum of every model's predictions at one time, beside the truth's, and the ratio of the two.
+
+    Args:
+        dataset: from :func:`minconv.metrics.collect`.
+        time: of the predicted frame.
+    """
+    _needs(dataset, ("spectrum", "spectrum_truth"), ("model", "seed", "time", "k"))
+    if time not in dataset.time:
+        raise ValueError(f"time must be one of {dataset.time.values.tolist()}; got {time!r}")
+    found = dataset[["spectrum", "spectrum_truth"]].sel(time=time, k=slice(1, None))
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9))
+    _lines(axes[0], found.spectrum, "model", "k", STYLE)
+    _curve(axes[0], found.k.values, *[found.spectrum_truth.values] * 3, STYLE["truth"])
+    _lines(axes[1], found.spectrum / found.spectrum_truth, "model", "k", STYLE)
+    axes[1].axhline(1, **STYLE["truth"])
+    for ax in axes:
+        _wavenumbers(ax, found.spectrum)
+    axes[0].set_ylabel(_label(dataset.spectrum, "enstrophy"))
+    axes[1].set_ylabel("enstrophy, prediction / truth")
+    axes[0].set_title(f"t = {time:g} frames")
+    _legend(fig, axes[0])
+    return fig
+
+
+def solver_convergence(schemes: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Error of time stepping schemes by step, with the slopes they should have, and by cost.
+
+    Args:
+        schemes: by label, each with ``step`` (unit times), ``error`` (relative L2), ``seconds`` (per sample and
+            unit time) as sequences of one length, and its ``order``; at most three.
+    """
+    for label, scheme in schemes.items():
+        lengths = {len(scheme.get(key, ())) for key in ("step", "error", "seconds")}
+        if len(lengths) > 1 or 0 in lengths or "order" not in scheme:
+            raise ValueError(f"schemes[{label!r}] must hold step, error and seconds of one length, and order")
+    if not 1 <= len(schemes) <= len(SCHEMES):
+        raise ValueError(f"schemes must hold 1 to {len(SCHEMES)} schemes; got {len(schemes)}")
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharey=True)
+    for (label, scheme), style in zip(schemes.items(), SCHEMES, strict=False):
+        step, error, seconds = (np.asarray(scheme[key], float) for key in ("step", "error", "seconds"))
+        axes[0].plot(step, error, **style | {"label": label})
+        axes[1].plot(1e3 * seconds, error, **style | {"label": label})
+        ends = np.array([step.min(), step.max()])
+        slope = error[step.argmax()] * (ends / ends[1]) ** scheme["order"]
+        axes[0].plot(ends, slope, color="0.5", linewidth=0.8, zorder=1)
+        middle = np.sqrt(ends[0] * ends[1]), np.sqrt(slope[0] * slope[1])
+        order = f"order {scheme['order']}"
+        axes[0].annotate(order, middle, (6, -9), textcoords="offset points", color="0.35", fontsize=8)
+    axes[0].set(xlabel="time step (unit times)", ylabel="relative L2 error")
+    axes[1].set(xlabel="cost (ms per sample and unit time)")
+    for ax in axes:
+        _log(ax)
+    _legend(fig, axes[0])
+    return fig
+
+
+def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], units: str = "1") -> Figure:
+    """Training and validation loss by epoch: mean over seeds, and a band of one standard deviation.
+
+    Args:
+        logs: by model, rows with ``epoch``, ``seed``, ``train_loss`` and ``validation_loss``.
+        units: units of the loss.
+    """
+    if not logs or not all(logs.values()):
+        raise ValueError(f"logs must hold at least one row for every model; got {list(logs) or 'no model'}")
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharex=True, sharey=True)
+    for ax, key, title in zip(axes, ("train_loss", "validation_loss"), ("training", "validation"), strict=True):
+        for model, rows in logs.items():
+            values = {(int(row["seed"]), int(row["epoch"])): float(row[key]) for row in rows}
+            seeds, epochs = (sorted(set(numbers)) for numbers in zip(*values, strict=True))
+            table = [[values.get((seed, epoch), math.nan) for epoch in epochs] for seed in seeds]
+            loss = xr.DataArray([table], {"model": [model], "seed": seeds, "epoch": epochs}, ("model", "seed", "epoch"))
+            _lines(ax, loss, "model", "epoch", STYLE)
+        ax.set(title=title, xlabel="epoch")
+        _log_y(ax)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set_ylabel("mean square error" + _units(units))
+    _legend(fig, axes[0])
+    return fig
+
+
+def error_curves(dataset: xr.Dataset, variables: Sequence[str] = ("rmse", "correlation")) -> Figure:
+    """Errors by predicted time: mean over seeds, a band of one standard deviation; the closed loop is marked.
+
+    Args:
+        dataset: from :func:`minconv.metrics.collect`; a model ``persistence`` is drawn in black.
+        variables: one panel for each.
+    """
+    if not variables:
+        raise ValueError("variables must name at least one variable of the dataset; got none")
+    _needs(dataset, variables, ("model", "seed", "time"))
+    fig, axes = plt.subplots(1, len(variables), figsize=(PAGE, 2.8), squeeze=False, sharex=True)
+    for ax, name in zip(axes[0], variables, strict=True):
+        _lines(ax, dataset[name], "model", "time", STYLE)
+        ax.set(xlabel=_label(dataset.time, "time"), ylabel=_label(dataset[name], name))
+        if name != "correlation":
+            _log_y(ax)
+        _mark_closed_loop(ax, dataset.attrs["context"] + 0.5)
+    _legend(fig, axes[0, 0])
+    return fig
+
+
+def timing(data: xr.Dataset, baseline: str = "convlstm") -> Figure:
+    """Time and peak memory of every model by sequence length, and the speed-up over one of them.
+
+    Args:
+        data: ``forward`` and ``training`` (forward + backward), seconds over (model, T[, repeat]), and where it
+            was measured ``memory`` (peak of forward + backward), bytes over (model, T). The line is the median
+            over the repeats, the band their quartiles.
+        baseline: the model that the others are compared with, repeat by repeat.
+    """
+    _needs(data, ("forward", "training"), ("model", "T"))
+    choice("baseline", baseline, data.model.values.tolist())
+    panels = {
+        "forward (ms)": 1e3 * data.forward,
+        "forward + backward (ms)": 1e3 * data.training,
+    }
+    if "memory" in data:
+        panels["peak memory (MiB)"] = data.memory / 2**20
+    name = STYLE[choice("baseline", baseline, STYLE)]["label"]
+    panels[f"speed-up over {name}"] = data.training.sel(model=baseline, drop=True) / data.training
+    shape = (2, 2) if len(panels) == 4 else (1, 3)
+    fig, axes = plt.subplots(*shape, figsize=(PAGE, 2.3 * shape[0] + 0.4), sharex=True)
+    for ax, (label, values) in zip(axes.flat, panels.items(), strict=True):
+        _lines(ax, values, "model", "T", STYLE)
+        ax.set_ylabel(label)
+        _log(ax, base=2)
+    for ax in axes.reshape(shape)[-1]:
+        ax.set_xlabel("sequence length T (frames)")
+    _legend(fig, axes.flat[0])
+    return fig
+
+
+def rmse_summary(parts: xr.Dataset) -> Figure:
+    """RMSE of every model and seed (dots) with its mean (bar), and persistence as a line.
+
+    Args:
+        parts: ``teacher_forced`` and ``closed_loop`` over (model, seed), from ``metrics.summary``.
+    """
+    _needs(parts, ("teacher_forced", "closed_loop"), ("model", "seed"))
+    models = [model for model in parts.model.values.tolist() if model != "persistence"]
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 0.25 * len(models) + 1.1), sharey=True)
+    for ax, name, title in zip(axes, ("teacher_forced", "closed_loop"), PHASES, strict=True):
+        for row, model in enumerate(models):
+            style = STYLE[choice("model", model, STYLE)]
+            values = parts[name].sel(model=model).values
+            fine = values[np.isfinite(values)]
+            ax.plot(fine, [row] * len(fine), style["marker"], color=style["color"], alpha=0.7)
+            if len(fine) == len(values):
+                ax.plot(values.mean(), row, **MEAN)
+            else:
+                lost = f"not finite: {len(values) - len(fine)} of {len(values)}"
+                ax.text(0.02, row, lost, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+        if "persistence" in parts.model:
+            value = float(parts[name].sel(model="persistence").mean())
+            ax.axvline(value, color=BLACK, linestyle=STYLE["persistence"]["linestyle"])
+        ax.set(title=title, xlabel=_label(parts[name], "RMSE").replace(f", {title}", ""))
+        ax.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(models)), [STYLE[model]["label"] for model in models])
+    axes[0].set_ylim(len(models) - 0.4, -0.6)
+    axes[0].plot([], [], "o", color="0.5", label="one seed")
+    axes[0].plot([], [], **MEAN, label="mean over seeds")
+    if "persistence" in parts.model:
+        axes[0].plot([], [], **STYLE["persistence"])
+    _legend(fig, axes[0])
+    return fig
+
+
+def animation(fields: xr.DataArray, scale: int = 4, milliseconds: int = 120) -> bytes:
+    """A GIF of the rows side by side in one symmetric colour scale, for ``IPython.display.Image``.
+
+    Args:
+        fields: over (row, time, y, x) or (time, y, x).
+        scale: pixels on the screen for one of the grid.
+        milliseconds: duration of a frame.
+    """
+    fields, scale = _strip(fields), whole("scale", scale, least=1)
+    limit = _largest(fields.values)
+    levels = np.nan_to_num((fields.values / limit + 1) / 2, nan=0.5).clip(0, 1)
+    pixels = np.flip((levels * 63).round().astype(np.uint8), 2).repeat(scale, 2).repeat(scale, 3)
+    gap = np.full((*pixels.shape[1:3], scale), 64, np.uint8)
+    wide = [part for row in pixels for part in (gap, row)][1:]
+    colours = np.vstack([plt.get_cmap("RdBu_r")(np.linspace(0, 1, 64)), (0.3, 0.3, 0.3, 1)])  # few: a small file
+    palette = (colours[:, :3] * 255).round().astype(np.uint8).tobytes()
+    pictures = [Image.fromarray(frame) for frame in np.concatenate(wide, -1)]
+    for picture in pictures:
+        picture.putpalette(palette)
+    file = io.BytesIO()
+    duration = int(positive("milliseconds", milliseconds))
+    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+    return file.getvalue()
+
+
+def _strip(fields: xr.DataArray) -> xr.DataArray:
+    """``fields`` over (row, time, y, x), with one nameless row where it had none."""
+    if isinstance(fields, xr.DataArray) and "row" not in fields.dims:
+        fields = fields.expand_dims(row=[""])
+    wanted = ("row", "time", "y", "x")
+    if not isinstance(fields, xr.DataArray) or set(fields.dims) != set(wanted) or 0 in fields.shape:
+        raise ValueError(f"fields must be a DataArray over (row, time, y, x), not empty; got {_dims(fields)}")
+    return fields.transpose(*wanted)
+
+
+def _scans(panels: Mapping[str, xr.DataArray], label: str) -> Figure:
+    """One panel for each title, values over (backend, T[, repeat])."""
+    fig, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.6), sharex=True, sharey=True)
+    for ax, (title, values) in zip(axes, panels.items(), strict=True):
+        _lines(ax, values, "backend", "T", BACKENDS)
+        ax.set(title=title, xlabel="sequence length T (frames)")
+        _log(ax, base=2)
+    axes[0].set_ylabel(label)
+    _legend(fig, axes[0])
+    return fig
+
+
+def _paint(
+    fig: Figure, axes: np.ndarray, pictures: np.ndarray, label: str, colours: str, low: float, high: float
+) -> None:
+    """Draws ``pictures`` [row, time, y, x] on ``axes`` [row, time] in one colour scale, with its bar."""
+    for ax, frame in zip(axes.flat, pictures.reshape(-1, *pictures.shape[2:]), strict=True):
+        image = ax.imshow(frame, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+    beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    extend = beyond[bool((pictures < low).any()), bool((pictures > high).any())]
+    if len(axes) == 1:
+        label = label.replace(" (", "\n(")
+    fig.colorbar(image, ax=axes, label=label, extend=extend, aspect=12 * len(axes), pad=0.01, fraction=0.05)
+
+
+def _mark_columns(axes: np.ndarray, closed: np.ndarray) -> None:
+    """Names the two parts above the first row and draws a line between their columns."""
+    for text, columns in ((TEACHER_FORCING, ~closed), (CLOSED_LOOP, closed)):
+        if columns.any():
+            axes[0, columns.argmax()].set_title(f"{text}\n", loc="left", color="0.35", fontsize=8)
+    if closed.any() and not closed.all():
+        for ax in axes[:, closed.argmax()]:
+            ax.plot([-0.03, -0.03], [-0.05, 1.05], "k", transform=ax.transAxes, clip_on=False, in_layout=False)
+
+
+def _lines(ax: Axes, values: xr.DataArray, by: str, x: str, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line for each of ``by``: median and quartiles over repeats, mean and deviation over seeds."""
+    for name in values[by].values.tolist():
+        row = values.sel({by: name})
+        if "repeat" in row.dims:
+            low, middle, high = np.quantile(row.transpose("repeat", x).values, (0.25, 0.5, 0.75), axis=0)
+        elif "seed" in row.dims:
+            mean, deviation = (part.value.values for part in spread(row.to_dataset(name="value")))
+            low, middle, high = mean - deviation, mean, mean + deviation
+        else:
+            low = middle = high = row.values
+        _curve(ax, row[x].values, low, middle, high, styles[choice(by, name, styles)])
+
+
+def _curve(
+    ax: Axes, x: np.ndarray, low: np.ndarray, middle: np.ndarray, high: np.ndarray, style: Mapping[str, Any]
+) -> None:
+    """A line with about ten markers and its band; a cross where it ends early because values are not finite."""
+    ax.plot(x, middle, **style, markevery=max(1, len(x) // 10))
+    ax.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    finite = np.flatnonzero(np.isfinite(middle))
+    if 0 < len(finite) < len(x):
+        ax.plot(x[finite[-1]], middle[finite[-1]], "x", color=style["color"], markersize=8, markeredgewidth=2)
+
+
+def _mark_closed_loop(ax: Axes, start: float) -> None:
+    """A vertical line where teacher forcing ends, with both sides named."""
+    ax.axvline(start, color="0.4", linewidth=0.8)
+    for text, offset, side in ((TEACHER_FORCING, -4, "right"), (CLOSED_LOOP, 4, "left")):
+        ax.annotate(
+            text,
+            (start, 1),
+            (offset, 2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha=side,
+            color="0.35",
+            fontsize=8,
+        )
+
+
+def _wavenumbers(ax: Axes, spectra: xr.DataArray) -> None:
+    ax.set(xscale="log", yscale="log", xlabel="wavenumber (cycles per domain)")
+    ticks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= spectra.k.max()]
+    ax.set_xticks(ticks, [str(k) for k in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _log(ax: Axes, base: int = 10) -> None:
+    """Logarithmic axes; with base 2, powers of two written out along x."""
+    _log_y(ax)
+    ax.set_xscale("log", base=base)
+    if base == 2:
+        ax.xaxis.set_major_locator(LogLocator(2, numticks=8))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _log_y(ax: Axes) -> None:
+    """A logarithmic axis; below two decades with plain numbers, since powers of ten would be too few."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    if high < 100 * low:
+        ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(fig: Figure, ax: Axes) -> None:
+    """One legend for all panels, above them."""
+    handles, labels = ax.get_legend_handles_labels()
+    columns = len(labels) if len(labels) <= 6 else math.ceil(len(labels) / 2)
+    fig.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=2.2)
+
+
+def _units(units: str) -> str:
+    """`` (units)`` to stand behind a quantity; nothing for pure numbers."""
+    if units in ("", "1"):
+        return ""
+    return f" {units}" if units.startswith("(") else f" ({units})"
+
+
+def _label(values: xr.DataArray, otherwise: str) -> str:
+    return values.attrs.get("long_name", otherwise) + _units(values.attrs.get("units", "1"))
+
+
+def _largest(values: np.ndarray) -> float:
+    """Largest absolute value that is finite, for a colour scale; 1 where all is zero."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0)) or 1.0
+
+
+def _needs(data: xr.Dataset, variables: Sequence[str], dims: Sequence[str]) -> None:
+    """Raises ValueError unless ``data`` holds these variables, the first of them over all of ``dims``."""
+    missing = [name for name in variables if name not in getattr(data, "data_vars", ())]
+    if missing or not set(dims) <= set(data[variables[0]].dims):
+        raise ValueError(f"data must hold {', '.join(variables)} over ({', '.join(dims)}); got {_dims(data)}")
+
+
+def _dims(data: Any) -> str:
+    if isinstance(data, xr.Dataset):
+        return ", ".join(f"{name} {values.dims}" for name, values in data.data_vars.items()) or "an empty dataset"
+    return f"{data.dims} of {data.shape}" if isinstance(data, xr.DataArray) else type(data).__name__
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: numbers to 7 digits, those not finite as words."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, xr.DataArray | xr.Dataset):
+        return _plain(value.to_dict())
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, int | str) else str(value)
