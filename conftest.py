@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """Of a notebook's outputs, warnings and progress (stderr) and HTML (random ids; the text is there, too) do not count."""
+    """Not compared: warnings and progress (stderr), and HTML, which has random ids and a text beside it."""
     if Path(collector.path).suffix == ".ipynb" and hasattr(collector, "skip_compare"):
         collector.skip_compare += ("stderr", "text/html", "image/svg+xml", "application/javascript")
 

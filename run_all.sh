@@ -7,6 +7,8 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/minconv.stamp # written last: without it, or with another hash, the set-up was not finished
 
+unset PYTHONDONTWRITEBYTECODE # packages are compiled at their first import, not one by one at every set-up
+
 find_python() {
     local name
     for name in python3.11 python3.12 python3.13 python3 python; do

@@ -1,6 +1,6 @@
 """Runs the numbered notebooks in order with papermill and publishes their outputs: what is behind ./run_all.sh.
 
-Only the standard library is imported at the top: run_all.sh checks its options with this file before anything is installed.
+At the top only the standard library is imported: run_all.sh checks its options here before anything is installed.
 """
 
 import argparse
@@ -45,8 +45,8 @@ def parse(arguments: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> a
     parser = argparse.ArgumentParser(
         prog="./run_all.sh",
         allow_abbrev=False,
-        description="Runs the notebooks in order: data, training, timing, rollouts, figures. What is up to date is skipped.",
-        epilog="./run_all.sh test [options of pytest] makes the same environment and runs the tests and pytest --nbval.",
+        description="Runs the notebooks in order, skipping what is up to date, and lists the figures.",
+        epilog="./run_all.sh test [options of pytest] makes the same environment and runs pytest --nbval.",
     )
     parser.add_argument("--profile", choices=PROFILES, help="default: paper where there is a GPU, else laptop")
     some = parser.add_mutually_exclusive_group()
@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> a
     some.add_argument("--only", metavar="NN", type=number, help="run this notebook alone")
     parser.add_argument("--force", action="store_true", help="run what is up to date, too")
     parser.add_argument("--publish", action="store_true", help="then copy outputs to notebooks/, figures to figures/")
-    parser.add_argument("--home", metavar="DIR", type=Path, help="where data/ and results/ go; default: the repository")
+    parser.add_argument("--home", metavar="DIR", type=Path, help="for data/ and results/; default: this folder")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         known = ["test", *(name for action in parser._actions for name in action.option_strings)]
@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> a
     return options
 
 
-# --- running ---------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def read_notebook(path: Path) -> Any:
@@ -95,7 +95,7 @@ def package_digest(package: Path = ROOT / "minconv") -> str:
 
 
 def recorded(output: Path) -> dict[str, Any]:
-    """What the last whole run into ``output`` left beside it: fingerprint, seconds, figures. Empty where there was none."""
+    """What the last whole run into ``output`` left beside it: fingerprint, seconds, figures; {} if there was none."""
     try:
         return json.loads(output.with_suffix(".json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -141,6 +141,7 @@ def run_one(path: Path, output: Path, profile: str, fingerprint: str, resume: st
         papermill.execute_notebook(
             path, output, parameters={"profile": profile}, kernel_name="python3", cwd=path.parent, progress_bar=False,
             stdout_file=sys.stdout, stderr_file=sys.stderr, autosave_cell_every=60,
+            extra_arguments=["--log-level=ERROR"],  # ipykernel warns at each start that TCP is not encrypted
         )  # fmt: skip
     except Exception as error:  # whatever it was, the reader is told which notebook, where to look and how to go on
         command = f"{resume or './run_all.sh'} --from {path.name[:2]}"
@@ -158,8 +159,8 @@ def run_one(path: Path, output: Path, profile: str, fingerprint: str, resume: st
 
 def modified(folder: Path) -> dict[str, int]:
     """When each figure file of ``folder`` was last written, in ns, by name."""
-    files = sorted(folder.iterdir()) if folder.exists() else []
-    return {file.name: file.stat().st_mtime_ns for file in files if file.suffix in FIGURE_FILES and file.name[0] != "."}
+    files = sorted(file for file in folder.glob("[!.]*") if file.suffix in FIGURE_FILES)
+    return {file.name: file.stat().st_mtime_ns for file in files}
 
 
 def clock(seconds: float) -> str:
@@ -170,11 +171,11 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-# --- publishing ------------------------------------------------------------------------------------------------------
+# --- publishing -----------------------------------------------------------------------------------
 
 
 def publish(folder: Path, results: Path, figures: Path, hidden: Iterable[Path] = (ROOT,)) -> None:
-    """Copies the outputs in ``results``/notebooks into the notebooks of ``folder`` and ``results``/figures to ``figures``.
+    """Copies the outputs in ``results``/notebooks into ``folder`` and ``results``/figures to ``figures``.
 
     Sources stay as they are; figures that ``results`` no longer has are deleted; ``hidden`` folders become ``.`` in the
     text of outputs. Raises NotebookError, before anything is changed, where a cell failed, has not run or differs.
@@ -228,7 +229,7 @@ def with_outputs(path: Path, executed: Path, hidden: Iterable[str]) -> Any:
 
 
 def tidy(outputs: list[Any], hidden: Iterable[str]) -> list[Any]:
-    """Outputs as a reader wants them: no progress bars (stderr), no widgets, streams in one piece, no ``hidden`` folder."""
+    """Outputs as readers want them: no progress bars (stderr) or widgets, streams in one piece, ``hidden`` as ``.``."""
 
     def clean(text: str) -> str:
         text = re.sub(r"^.*\r(?!\n)", "", text, flags=re.MULTILINE)  # what a terminal would have overwritten
@@ -251,7 +252,7 @@ def tidy(outputs: list[Any], hidden: Iterable[str]) -> list[Any]:
     return tidied
 
 
-# --- the command -----------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def reason(given: str | None) -> str:
@@ -266,7 +267,7 @@ def reason(given: str | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs and publishes as the options ask. Returns 0; 1 where a notebook failed; 2 for bad options; 130 interrupted."""
+    """Runs and publishes as the options ask. Returns 0, 1 (a notebook failed), 2 (bad options) or 130 (interrupted)."""
     options = parse(arguments, NOTEBOOKS)
 
     from minconv.presets import default_profile, home

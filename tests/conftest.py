@@ -12,7 +12,7 @@ REFERENCE = ROOT.parent / "shared" / "reference"
 
 @pytest.fixture(scope="session")
 def reference() -> Callable[[str], dict[str, np.ndarray]]:
-    """``reference("minconvlstm_circular")``: the arrays of ../shared/reference, by name; skips where they are not at hand."""
+    """``reference("minconvlstm_circular")``: arrays of ../shared/reference by name; skips where they are absent."""
 
     def load(name: str) -> dict[str, np.ndarray]:
         path = REFERENCE / f"{name}.npz"

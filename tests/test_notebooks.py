@@ -60,8 +60,8 @@ def test_no_trace_of_the_run(path, notebook):
     kinds = {kind for output in outputs(notebook) for kind in output.get("data", {})}
     assert not [kind for kind in kinds if "widget" in kind]
     for output in outputs(notebook):
-        texts = [output.get("text", ""), *(text for kind, text in output.get("data", {}).items() if kind[:5] == "text/")]
-        for text in texts:
+        data = output.get("data", {})
+        for text in [output.get("text", ""), *(data[kind] for kind in data if kind.startswith("text/"))]:
             assert not ABSOLUTE.search("".join(text))
     assert path.stat().st_size < 2e6
 

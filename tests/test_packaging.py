@@ -1,4 +1,4 @@
-"""The environment is declared once: pyproject.toml, requirements.lock and environment.yml agree, and so does the metadata."""
+"""The environment is declared once: pyproject.toml, requirements.lock and environment.yml agree."""
 
 import subprocess
 import sys
