@@ -76,7 +76,7 @@ def table(content: Mapping[str, Any]) -> str:
                 row["label"],
                 f"{row['parameters']:,}",
                 *(_percent(row[part]) for part in PARTS),
-                "" if row["seconds_per_step"] is None else f"{1e3 * row['seconds_per_step']:.3g}",
+                "" if row["seconds_per_step"] is None else f"{1e3 * row['seconds_per_step']:,.1f}",
                 str(len(row["closed_loop"])),
             )
             for row in content["rows"]
