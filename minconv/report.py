@@ -51,9 +51,7 @@ def results(
 
     def errors(model: str) -> dict[str, list[float | None]]:
         values = {part: parts[part].sel(model=model).values.tolist() for part in PARTS}
-        return {
-            part: [value if math.isfinite(value) else None for value in row] for part, row in values.items()
-        }
+        return {part: [value if math.isfinite(value) else None for value in row] for part, row in values.items()}
 
     found = {"profile": profile, "hardware": hardware, "settings": dict(settings)}
     found["rows"] = [{"model": model, **details[model], **errors(model)} for model in models]
@@ -82,9 +80,7 @@ def table(content: Mapping[str, Any]) -> str:
             for row in content["rows"]
         ]
         if "persistence" in content:
-            rows.append(
-                ("Persistence", "", *(_percent(content["persistence"][part]) for part in PARTS), "", "")
-            )
+            rows.append(("Persistence", "", *(_percent(content["persistence"][part]) for part in PARTS), "", ""))
         notes = [
             f"Profile `{content['profile']}` on {content['hardware']}",
             "mean ± standard deviation over seeds",
@@ -108,9 +104,7 @@ def updated(readme: str, content: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrites the README, or with ``--check`` returns 1 where it is out of date; exits 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m minconv.report", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 when the table is out of date"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the table is out of date")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
     parser.add_argument("--results", type=Path, default=ROOT / "figures" / "results.json", metavar="FILE")
     options = parser.parse_args(arguments)

@@ -17,9 +17,7 @@ def waves(*numbers: tuple[int, int], size: int = 16) -> torch.Tensor:
 
 
 def trajectories(samples: int = 3, frames: int = 6, size: int = 8) -> torch.Tensor:
-    return torch.randn(
-        samples, frames, 1, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    return torch.randn(samples, frames, 1, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("context, frames, counts", [(20, 51, (20, 30)), (2, 6, (2, 3)), (4, 6, (4, 1))])
