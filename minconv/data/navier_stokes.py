@@ -1,18 +1,20 @@
-"""Trajectories of the two-dimensional Navier-Stokes equation, made in seconds and kept as CF-style NetCDF.
+"""Trajectories of the two-dimensional Navier-Stokes equation, kept as CF-style NetCDF.
 
     dw/dt + u . grad w = nu lap w + f,    u = (dpsi/dy, -dpsi/dx),    -lap psi = w,    on the unit torus
 
-w vorticity, u velocity, psi streamfunction, nu viscosity, f forcing; everything is non-dimensional. The problem is that of
-Li et al., arXiv 2010.08895, with the settings of arXiv 2508.03614. In memory the two grid axes are (x, y), as in the published
-generator; files are (y, x), as maps are drawn.
+w vorticity, u velocity, psi streamfunction, nu viscosity, f forcing; everything is non-dimensional. The problem is
+that of Li et al., arXiv 2010.08895, with the settings of arXiv 2508.03614. In memory the two grid axes are (x, y), as
+in the published generator; files are (y, x), as maps are drawn.
 
-The solver is pseudo-spectral in space. Advection is taken from the momentum fluxes (Basdevant, J. Comput. Phys. 50, 1983),
+The solver is pseudo-spectral in space. Advection is taken from the momentum fluxes (Basdevant, J. Comput. Phys. 50,
+1983),
 
     u . grad w = (dxx - dyy) uv - dxy (u^2 - v^2),
 
-which needs two inverse and two forward real FFTs. The other form, u . grad w, needs five; with the products dealiased by the
-2/3 rule both give the same numbers. In time it is the classical Runge-Kutta scheme of fourth order with viscosity integrated
-exactly (integrating factor), in steps that are checked, and if need be refined, against the speed of each sample's flow.
+which needs two inverse and two forward real FFTs, where u . grad w itself needs five; with the products dealiased by
+the 2/3 rule both give the same numbers. In time it is the classical Runge-Kutta scheme of fourth order with viscosity
+integrated exactly (integrating factor), in steps that are checked, and if need be refined, against the speed of each
+sample's flow.
 """
 
 import hashlib
@@ -20,6 +22,7 @@ import math
 import time as clock
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,6 @@ from minconv.progress import progress
 from minconv.provenance import provenance
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-BATCH = {"cpu": 16, "cuda": 1024}  # on a CPU what its cache holds, on a GPU what hides the kernel launches
 CHECK = 10  # steps between two looks at the flow's speed
 MARGIN = 1.05  # by which the flow may speed up until the next look; spin-up takes some 20 time units
 REFINE = 2  # the step is cut at most by this factor before it counts as too large
@@ -46,11 +48,14 @@ def initial_vorticity(
 ) -> Tensor:
     """Gaussian random fields, float64 ``[samples, size, size]``, mean zero, standard deviation about 0.35.
 
-    Covariance 2 tau^(2 alpha - 2) (-lap + tau^2)^(-alpha); the factor 2 is in the published generator. Field number ``first + i``
-    depends on ``seed`` and its number alone, so any batching, device or split of a data set sees the same fields.
+    Covariance 2 tau^(2 alpha - 2) (-lap + tau^2)^(-alpha); the factor 2 is in the published generator. Field number
+    ``first + i`` depends on ``seed`` and its number alone, so any batching or device sees the same fields.
     """
-    whole("samples", samples, 1), _even(size), whole("seed", seed), whole("first", first)
-    positive("alpha", alpha), positive("tau", tau)
+    _even(size)
+    for name, value in {"samples": samples, "seed": seed, "first": first}.items():
+        whole(name, value, least=name == "samples")
+    for name, value in {"alpha": alpha, "tau": tau}.items():
+        positive(name, value)
     noise = np.empty((samples, size, size))
     for number, field in enumerate(noise, first):
         np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,))).standard_normal(out=field)
@@ -72,8 +77,9 @@ def forcing(size: int = 64, amplitude: float = 0.1) -> Tensor:
 def speed_limit(step: float, viscosity: float, modes: int) -> float:
     """Largest uniform speed at which no mode up to ``modes`` along each axis grows over one step.
 
-    A flow U turns a mode by z = k U step, which Runge-Kutta 4 amplifies by |R|^2 = 1 + y^3 (y - 8) / 576 with y = z^2, while
-    viscosity damps it by exp(-viscosity k^2 step). The bound is where the two cancel, for the worst k: sqrt(8) at no viscosity.
+    A flow U turns a mode by z = k U step, which Runge-Kutta 4 amplifies by |R|^2 = 1 + y^3 (y - 8) / 576, y = z^2,
+    while viscosity damps it by exp(-viscosity k^2 step). They cancel at the bound (z^2 = 8 without viscosity), which
+    is taken for the worst k.
     """
     k = 2 * math.pi * np.arange(1, math.sqrt(2) * modes + 1)
     damped = 576 * np.expm1(np.minimum(2 * viscosity * k**2 * step, 500))
@@ -84,10 +90,10 @@ def speed_limit(step: float, viscosity: float, modes: int) -> float:
 
 
 class _Flow:
-    """The equation on the kept modes of a batch: a spectrum is complex ``[samples, ky, kx]`` with ky = 0 .. ``modes``."""
+    """The equation on the kept modes of a batch; a spectrum is complex ``[samples, ky, kx]``, ky = 0 .. ``modes``."""
 
     def __init__(self, w0: Tensor, viscosity: float, forcing: Tensor | None):
-        self.size, self.viscosity = w0.shape[-1], viscosity
+        self.size = w0.shape[-1]
         self.modes = (self.size - 1) // 3  # the highest that products of two cannot alias onto
         kx = 2 * math.pi * torch.fft.fftfreq(self.size, 1 / self.size, dtype=torch.float64, device=w0.device)
         ky = 2 * math.pi * torch.arange(self.modes + 1, dtype=torch.float64, device=w0.device)[:, None]
@@ -99,6 +105,7 @@ class _Flow:
         self.curl = (torch.stack([1j * ky * inverse, -1j * kx * inverse]).to(kind) * self.kept)[:, None]
         self.flux = torch.stack([kx**2 - ky**2, -kx * ky]).to(kind) * self.kept
         self.forcing = self.spectrum(torch.zeros_like(w0[0]) if forcing is None else forcing.to(w0))
+        torch.empty(16 << 20, dtype=torch.uint8)  # freed: glibc now keeps 32 MB, else each stage faults its memory in
 
     def spectrum(self, field: Tensor) -> Tensor:
         return fft(rfft(field)[..., : self.modes + 1].mT) * self.kept
@@ -152,9 +159,9 @@ def _states(
             length = (time - now) / pieces
             fewest = math.ceil(length / step - 1e-9)
             counts = range(fewest, REFINE * fewest + 1)
-            limits = torch.tensor([speed_limit(length / n, viscosity, flow.modes) for n in counts], device=w.device)
             speed = flow.speed(w)
-            level = torch.bucketize(speed * MARGIN, limits.to(speed)).where(speed.isfinite(), len(counts))
+            limits = speed.new_tensor([speed_limit(length / n, viscosity, flow.modes) for n in counts])
+            level = torch.bucketize(speed * MARGIN, limits).where(speed.isfinite(), len(counts))
             _refuse(level == len(counts), speed, first, now + piece * length, step, viscosity, flow.modes)
             for chosen in level.unique().tolist():
                 rows = level == chosen
@@ -174,12 +181,13 @@ def _refuse(bad: Tensor, speed: Tensor, first: int, time: float, step: float, vi
     found, enough = float(speed[row]), step / REFINE
     where = f"sample {first + row} at t = {time:g} with step = {step:g}"
     if not math.isfinite(found):
-        raise FloatingPointError(f"{where}: the vorticity is not finite; use a smaller step, or float64 if this was float32")
+        raise FloatingPointError(f"{where}: the vorticity is not finite; use a smaller step, or float64 if not yet")
     while speed_limit(enough, viscosity, modes) < 1.5 * found:
         enough /= 2
     raise FloatingPointError(
-        f"{where}: the time step is too large for the flow, whose speed {found:.3g} is above the {REFINE}-fold refined step's "
-        f"limit of {speed_limit(step / REFINE, viscosity, modes):.3g}; use step = {enough:.3g} or less"
+        f"{where}: the time step is too large for the flow, whose speed {found:.3g} is above what a step refined "
+        f"{REFINE}-fold allows, {speed_limit(step / REFINE, viscosity, modes) / MARGIN:.3g}; "
+        f"use step = {enough:.3g} or less"
     )
 
 
@@ -195,27 +203,29 @@ def solve(
 ) -> Tensor:
     """Vorticity ``[samples, times, size, size]`` from ``w0 [samples, size, size]``, on its device and in its dtype.
 
-    ``forcing`` is ``[size, size]``; None is no forcing. ``step`` is the largest time step: it divides the time between outputs evenly
-    and is refined, up to twofold and for each sample by itself, where the flow is too fast for it (``speed_limit``). Modes above
-    the 2/3 rule's are dropped from ``w0``. Raises ValueError or TypeError for bad arguments, and FloatingPointError, naming the
-    sample (counted from ``first``), the time and a step that would do, when the step is too large for the flow or the field
-    is no longer finite.
+    ``forcing`` is ``[size, size]``; None is no forcing. ``step`` is the largest time step: it divides the time between
+    outputs evenly and is refined, up to twofold and for each sample by itself, where the flow is too fast for it
+    (``speed_limit``). Modes above the 2/3 rule's are dropped from ``w0``. Raises ValueError or TypeError for bad
+    arguments, and FloatingPointError, naming the sample (counted from ``first``), the time and a step that would do,
+    when the step is too large for the flow or the field is no longer finite.
     """
     w0, times = _checked(w0, times, forcing)
-    positive("viscosity", viscosity, zero=True), positive("step", step), whole("first", first)
+    positive("viscosity", viscosity)
+    positive("step", step)
+    whole("first", first)
     return torch.stack(list(_states(w0, times, viscosity, forcing, step, first)), 1)
 
 
 @torch.no_grad()
-def published_scheme(
-    w0: Tensor, times: Sequence[float], viscosity: float, forcing: Tensor, dt: float = 1e-2
-) -> Tensor:
-    """What ``solve`` is compared with: Crank-Nicolson for viscosity, explicit Euler for the rest, complex FFTs (arXiv 2010.08895).
+def published_scheme(w0: Tensor, times: Sequence[float], viscosity: float, forcing: Tensor, dt: float = 1e-2) -> Tensor:
+    """What ``solve`` is compared with: Crank-Nicolson for viscosity, explicit Euler for the rest, complex FFTs.
 
-    Shapes as in ``solve``; each of ``times`` is taken at the nearest whole number of steps ``dt``.
+    Written from the equations of arXiv 2010.08895; first order. Shapes as in ``solve``; each of ``times`` is taken at
+    the nearest whole number of steps ``dt``.
     """
     w0, times = _checked(w0, times, forcing)
-    positive("viscosity", viscosity), positive("dt", dt)
+    positive("viscosity", viscosity)
+    positive("dt", dt)
     size = w0.shape[-1]
     k = 2 * math.pi * torch.fft.fftfreq(size, 1 / size, dtype=w0.dtype, device=w0.device)
     kx, ky = k[:, None].expand(size, size), k.expand(size, size)
@@ -236,17 +246,23 @@ def published_scheme(
 
 
 def compare_with_published(
-    samples: int = 16, time: float = 20.0, *, step: float = 0.1, dt: float = 1e-2, repeats: int = 3, seed: int = 0,
-    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float64,
+    samples: int = 32,
+    time: float = 20.0,
+    *,
+    step: float = 0.1,
+    dt: float = 1e-2,
+    repeats: int = 3,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float64,
 ) -> dict[str, float]:
     """Speed and error of ``solve`` and of ``published_scheme`` on the same 64 x 64 fields, measured in one run.
 
-    Returns ``seconds`` and ``published_seconds`` (medians over ``repeats``, taken in turn), ``error`` and ``published_error`` (relative L2
-    at ``time``, root mean square over the samples, against ``solve`` in float64 with a quarter of the step), and the
-    quotients ``speedup`` and ``accuracy``, in which above 1 favours ``solve``.
+    Returns ``seconds`` and ``published_seconds`` (medians over ``repeats``, taken in turn), ``error`` and
+    ``published_error`` (relative L2 at ``time``, root mean square over the samples, against ``solve`` in float64 with
+    a quarter of the step), and the quotients ``speedup`` and ``accuracy``, in which above 1 favours ``solve``.
     """
-    w0, force, viscosity = initial_vorticity(samples, seed=seed).to(device), forcing().to(device), 1e-3
-    truth = solve(w0, [time], viscosity=viscosity, forcing=force, step=step / 4)
+    w0, force, viscosity = initial_vorticity(samples).to(device), forcing().to(device), 1e-3
+    truth = solve(w0, [time], viscosity=viscosity, forcing=force, step=step / 4).cpu()
     schemes = {
         "": lambda w, until: solve(w, [until], viscosity=viscosity, forcing=force, step=step),
         "published_": lambda w, until: published_scheme(w, [until], viscosity, force, dt),
@@ -257,10 +273,10 @@ def compare_with_published(
     for _ in range(repeats):
         for name, scheme in schemes.items():
             start = clock.perf_counter()
-            found = scheme(w0.to(dtype), time).double()
-            error = ((found - truth).square().sum((-2, -1)) / truth.square().sum((-2, -1))).mean().sqrt().item()
+            found = scheme(w0.to(dtype), time).double().cpu()
             taken[name].append(clock.perf_counter() - start)
-            result[f"{name}error"] = error
+            error = (found - truth).square().sum((-2, -1)) / truth.square().sum((-2, -1))
+            result[f"{name}error"] = error.mean().sqrt().item()
     for name in schemes:
         result[f"{name}seconds"] = float(np.median(taken[name]))
     return result | {
@@ -287,26 +303,36 @@ def generate(
     dtype: torch.dtype = torch.float64,
     batch: int | None = None,
 ) -> Path:
-    """Solves ``samples`` trajectories and writes their vorticity at t = 1 .. ``frames``, averaged over ``pool`` x ``pool`` points.
+    """Solves ``samples`` trajectories; writes vorticity at t = 1 .. ``frames``, averaged over ``pool`` x ``pool``.
 
-    The NetCDF at ``path`` holds ``vorticity (sample, time, y, x)`` in float32, every parameter, the seed, what produced it and a
-    checksum. Trajectory ``first + i`` depends on ``seed`` and its number alone: splits of a data set take other numbers or
-    another seed. ``batch`` samples are solved at once; it changes the result by rounding only. A whole file with these
-    parameters is kept as it is. A file with others, and anything that is not such a file, is left alone: ValueError.
-    Raises FloatingPointError as ``solve`` does.
+    The NetCDF at ``path`` holds ``vorticity (sample, time, y, x)`` in float32, every parameter, the seed, what produced
+    it and a checksum. Trajectory ``first + i`` depends on ``seed`` and its number alone: splits of a data set take
+    other numbers or another seed. ``batch`` samples are solved at once; it changes the result by rounding only. A
+    whole file with these parameters is kept as it is; a file with others, and anything that is not such a file, is
+    left alone and raises ValueError. Raises FloatingPointError as ``solve`` does.
     """
     path = Path(path)
-    whole("samples", samples, 1), whole("frames", frames, 1), _even(size), whole("seed", seed), whole("first", first)
-    if size % whole("pool", pool, 1):
+    if _even(size) % whole("pool", pool, 1):
         raise ValueError(f"pool must divide size = {size}; got {pool}")
     precision = choice("dtype", str(dtype).removeprefix("torch."), DTYPES)
     device = torch.device(device)
-    batch = whole("batch", BATCH.get(device.type, 16) if batch is None else batch, 1)
+    if batch is None:  # what the cores' caches hold, or what hides the kernel launches of a GPU
+        batch = 16 * torch.get_num_threads() if device.type == "cpu" else 1024
+    whole("batch", batch, 1)
     parameters = {
-        "samples": samples, "frames": frames, "size": size, "pool": pool, "seed": seed, "first": first, "precision": precision,
-        "viscosity": positive("viscosity", viscosity), "amplitude": positive("amplitude", amplitude, zero=True),
-        "alpha": positive("alpha", alpha), "tau": positive("tau", tau), "step": positive("step", step),
-    }  # fmt: skip
+        "samples": whole("samples", samples, 1),
+        "frames": whole("frames", frames, 1),
+        "size": size,
+        "pool": pool,
+        "viscosity": positive("viscosity", viscosity),
+        "amplitude": positive("amplitude", amplitude, zero=True),
+        "alpha": positive("alpha", alpha),
+        "tau": positive("tau", tau),
+        "step": positive("step", step),
+        "seed": whole("seed", seed),
+        "first": whole("first", first),
+        "precision": precision,
+    }
     if path.exists():
         _same(path, load(path).attrs, parameters)
         return path
@@ -328,13 +354,13 @@ def generate(
 
 
 def load(path: str | Path) -> xr.DataArray:
-    """The vorticity ``[sample, time, y, x]`` of a file that ``generate`` wrote, with the file's attributes beside its own.
+    """The vorticity ``[sample, time, y, x]`` of a file that ``generate`` wrote, with all of the file's attributes.
 
-    Raises FileNotFoundError, or ValueError when the file is truncated, altered or not one of these.
+    Raises FileNotFoundError, or ValueError where the file is truncated, altered or not one of these.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; minconv.data.navier_stokes.generate makes it")
+        raise FileNotFoundError(f"there is no file {path}; minconv.data.navier_stokes.generate makes it")
     try:
         dataset = xr.load_dataset(path, engine="h5netcdf")
         vorticity = dataset["vorticity"].transpose("sample", "time", "y", "x")
@@ -353,7 +379,7 @@ def frames(path: str | Path, device: str | torch.device = "cpu") -> Tensor:
 
 
 def _write(path: Path, vorticity: np.ndarray, parameters: dict[str, Any], device: torch.device) -> None:
-    samples, frames, height, width = vorticity.shape
+    samples, frames, _, width = vorticity.shape
     pool, size = parameters["pool"], parameters["size"]
     centre = (pool * np.arange(width) + (pool - 1) / 2) / size
     about = {
@@ -374,7 +400,11 @@ def _write(path: Path, vorticity: np.ndarray, parameters: dict[str, Any], device
             )
         },
         {
-            "sample": ("sample", parameters["first"] + np.arange(samples), {"units": "1", "long_name": "trajectory number"}),
+            "sample": (
+                "sample",
+                parameters["first"] + np.arange(samples),
+                {"units": "1", "long_name": "trajectory number"},
+            ),
             "time": ("time", np.arange(1.0, frames + 1), {"units": "1", "long_name": "time", "axis": "T"}),
             "y": ("y", centre, {"units": "1", "long_name": "y, in domain lengths", "axis": "Y"}),
             "x": ("x", centre, {"units": "1", "long_name": "x, in domain lengths", "axis": "X"}),
@@ -418,6 +448,6 @@ def _checked(w0: Tensor, times: Sequence[float], forcing: Tensor | None) -> tupl
     if not w0.isfinite().all() or (forcing is not None and not forcing.isfinite().all()):
         raise ValueError("w0 and forcing must be finite; got nan or inf")
     times = [float(time) for time in times]
-    if not times or not all(a < b < math.inf for a, b in zip([0.0, *times], times, strict=False)):
+    if not times or not all(a < b < math.inf for a, b in pairwise([0.0, *times])):
         raise ValueError(f"times must be finite, above 0 and increasing; got {times}")
     return w0, times
