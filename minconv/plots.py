@@ -135,14 +135,58 @@ def save(
     return [*paths, json]
 
 
+def scan_schematic(steps: int = 8) -> Figure:
+    """The same recurrence as a loop, one frame after another, and as a scan that doubles its reach in every round.
+
+    Args:
+        steps: frames T >= 2.
+    """
+    frames = range(1, whole("steps", steps, least=2) + 1)
+    rounds = math.ceil(math.log2(steps))
+    # what each node (frame, level) is made from
+    loop = {(t, t): [(t, 0), (t - 1, t - 1)] for t in frames}
+    scan = {(t, r): [(t, r - 1), (t - 2 ** (r - 1), r - 1)] for r in range(1, rounds + 1) for t in frames}
+    titles = f"loop: {steps} steps", f"scan: {rounds} rounds"
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.7), sharex=True, sharey=True)
+    for ax, network, title in zip(axes, (loop, scan), titles, strict=True):
+        for (t, level), parents in network.items():
+            for frame, above in parents:
+                if frame in frames:
+                    ax.plot((frame, t), (above, level), color="0.6", linewidth=0.8, zorder=1)
+            ax.plot(t, level, **_node(BLUE if t <= 2**level else "white"))
+        ax.plot(frames, [0] * steps, **_node("0.8") | {"marker": "s"}, label="step $(a_t, b_t)$")
+        ax.set(title=title, xlabel="frame t", xticks=frames)
+        ax.grid(visible=False)
+    ax.plot([], [], **_node("white"), label="several steps in one")
+    ax.plot([], [], **_node(BLUE), label="all steps up to t: $h_t$")
+    axes[0].set_ylabel("one after another")
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].invert_yaxis()
+    _legend(fig, ax)
+    return fig
+
+
 def scan_accuracy(data: xr.Dataset) -> Figure:
     """Error of the scan and of its gradients against a float64 loop, by sequence length.
 
     Args:
-        data: ``output`` and ``gradient`` (relative errors) over (backend, T).
+        data: ``output`` and ``gradient`` (relative errors) over (backend, T); where it is there, ``spacing`` over T,
+            the distance of float32 numbers at the sums A_T of logarithms.
     """
     _needs(data, ("output", "gradient"), ("backend", "T"))
-    return _scans({"output": data.output, "gradients": data.gradient}, "relative error")
+    fig = _scans({"output": data.output, "gradients": data.gradient}, "relative error")
+    if "spacing" in data:
+        ax = fig.axes[0]
+        ax.plot(data.T, data.spacing, color="0.5", linewidth=0.8, zorder=1)
+        ax.annotate(
+            "spacing of float32\nnumbers at $A_T$",
+            (data.T[0], data.spacing[0]),
+            (0, 16),
+            textcoords="offset points",
+            color="0.35",
+            fontsize=8,
+        )
+    return fig
 
 
 def scan_speed(data: xr.Dataset) -> Figure:
@@ -253,6 +297,25 @@ def model_spectra(dataset: xr.Dataset, time: int) -> Figure:
     axes[0].set_ylabel(_label(dataset.spectrum, "enstrophy"))
     axes[1].set_ylabel("enstrophy, prediction / truth")
     axes[0].set_title(f"t = {time:g} frames")
+    _legend(fig, axes[0])
+    return fig
+
+
+def flow_statistics(data: xr.Dataset) -> Figure:
+    """How a set of trajectories spins up, and how long its frames resemble each other; medians and quartiles.
+
+    Args:
+        data: ``deviation`` over (grid, sample, time), each field's standard deviation, and ``correlation`` over
+            (grid, sample, lag), of frames that far apart; at most three grids.
+    """
+    _needs(data, ("deviation", "correlation"), ("grid", "sample", "time"))
+    grids = data.grid.values.tolist()
+    styles = {name: style | {"label": name} for name, style in zip(grids, SCHEMES, strict=False)}
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6))
+    panels = {"time": data.deviation, "lag": data.correlation}
+    for ax, (x, values) in zip(axes, panels.items(), strict=True):
+        _lines(ax, values.rename(sample="repeat"), "grid", x, styles)
+        ax.set(xlabel=f"{x} (unit times)", ylabel=_label(values, values.name), ylim=(0, None))
     _legend(fig, axes[0])
     return fig
 
@@ -483,6 +546,11 @@ def _lines(ax: Axes, values: xr.DataArray, by: str, x: str, styles: Mapping[str,
         else:
             low = middle = high = row.values
         _curve(ax, row[x].values, low, middle, high, styles[choice(by, name, styles)])
+
+
+def _node(color: str) -> dict[str, Any]:
+    shape = {"marker": "o", "linestyle": "", "markersize": 7}
+    return shape | {"color": color, "markeredgecolor": BLACK, "markeredgewidth": 0.8}
 
 
 def _curve(
