@@ -49,6 +49,7 @@ STYLE = {
     "truth": _line("Truth", BLACK, ""),
 }
 BACKENDS = {
+    "stepwise": _line("frame by frame", PURPLE, "P", (0, (4, 2))),
     "reference": _line("reference (loop)", BLACK, "s", (0, (1, 1))),
     "logspace": _line("log domain (published)", BLUE, "v", (0, (4, 1, 1, 1))),
     "linear": _line("linear domain", VERMILION, "o"),
@@ -190,7 +191,7 @@ def scan_accuracy(data: xr.Dataset) -> Figure:
 
 
 def scan_speed(data: xr.Dataset) -> Figure:
-    """Time of the scan by sequence length.
+    """Time of the scan, or of a model by its scan, by sequence length.
 
     Args:
         data: ``forward`` and ``training`` (forward + backward), seconds over (backend, T[, repeat]); the line is
