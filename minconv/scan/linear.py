@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from minconv.scan.gates import coefficients
 
@@ -41,11 +40,15 @@ class _LinearScan(torch.autograd.Function):
         ctx.save_for_backward(a, h0, output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, h0, h = ctx.saved_tensors
         a = a.conj()  # a view; nothing but a flag for real numbers
         last = grad[:, -1]
+        if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too: nothing in place
+            rest = linear_scan(a[:, 1:].flip(1), grad[:, :-1].flip(1), last).flip(1)
+            grad_b = torch.cat([rest, last.unsqueeze(1)], dim=1)
+            before = torch.cat([h0.unsqueeze(1), h[:, :-1]], dim=1)
+            return grad_b * before.conj(), grad_b, a[:, 0] * grad_b[:, 0]
         grad_b = torch.empty_like(grad)
         grad_b[:, -1] = last
         # time backwards: step t of this scan is frame T - 1 - t

@@ -12,7 +12,9 @@ from minconv.scan.gates import log_coefficients
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
-    """h [B, T, ...]; a > 0, b >= 0 and h0 >= 0, as the logarithm asks. Raises ValueError otherwise."""
+    """h [B, T, ...]; real a > 0, b >= 0 and h0 >= 0, as the logarithm asks. Raises TypeError, ValueError otherwise."""
+    if a.is_complex():
+        raise TypeError(f"a, b and h0 must be real for backend logspace; got {a.dtype}")
     for name, tensor, allowed in (("a", a, a > 0), ("b", b, b >= 0), ("h0", h0, h0 >= 0)):
         if not bool(allowed.all()):
             bound = "above 0" if name == "a" else "at least 0"
