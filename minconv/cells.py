@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from minconv.errors import choice, whole
-from minconv.layers import PaddedConv2d, on_frames
-from minconv.scan import GATINGS, gated_scan
+from minconv.layers import PaddedConv2d, check_dtype, on_frames
+from minconv.scan import BACKENDS, GATINGS, gated_scan
 from minconv.scan.gates import INITIAL_STATE
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -43,20 +43,22 @@ class Cell(nn.Module):
 
     def _check(self, x: Tensor, state: State | None) -> State:
         """``state``, or the initial one; raises TypeError or ValueError on a misfit."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x must be a floating-point tensor; got {getattr(x, 'dtype', type(x).__name__)}")
+        check_dtype("x", x, next(self.parameters()))
         if x.dim() != 5 or x.shape[1] == 0 or x.shape[2] != self.in_channels:
             raise ValueError(f"x must be [B, T >= 1, {self.in_channels}, H, W]; got {list(x.shape)}")
         initial = self.init_state(x)
         if state is None:
             return initial
-        if isinstance(state, tuple) is not isinstance(initial, tuple):
-            raise TypeError(f"state must be a {type(initial).__name__}; got {type(state).__name__}")
-        for part in state if isinstance(state, tuple) else (state,):
-            if not isinstance(part, Tensor) or part.shape != self._state_shape(x):
-                found = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
-                raise ValueError(f"state must be {list(self._state_shape(x))} to fit x {list(x.shape)}; got {found}")
+        if _kind(state) != _kind(initial):
+            raise ValueError(f"state must be {_kind(initial)} to fit x {list(x.shape)}; got {_kind(state)}")
         return state
+
+
+def _kind(state: State) -> tuple | type:
+    """Dtype and shape of a state, or of its parts."""
+    if isinstance(state, tuple):
+        return tuple(map(_kind, state))
+    return (state.dtype, *state.shape) if isinstance(state, Tensor) else type(state)
 
 
 class MinimalCell(Cell):
@@ -73,7 +75,7 @@ class MinimalCell(Cell):
         self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", backend: str = "auto"
     ):
         super().__init__(in_channels, channels, kernel_size, padding)
-        self.backend = backend
+        self.backend = choice("backend", backend, ("auto", *BACKENDS))
         self.conv = PaddedConv2d(in_channels, GATINGS[self.gating].blocks * channels, kernel_size, padding)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,8 @@ class Ensemble(nn.Module):
 
     def __init__(self, models: Sequence[nn.Module]):
         super().__init__()
-        if not models or len({_signature(model) for model in models}) > 1:
-            raise ValueError(f"models must be one or more of one architecture; got {len(models)} that differ")
+        if len({_signature(model) for model in models}) != 1:
+            raise ValueError(f"models must be one or more of one architecture; got {len(models)}, not all the same")
         self.size = len(models)
         # with S > 1 only a container for the stacked weights, by their names in a single model
         self.model = models[0] if self.size == 1 else deepcopy(models[0])
@@ -49,4 +49,4 @@ class Ensemble(nn.Module):
 
 
 def _signature(model: nn.Module) -> tuple:
-    return tuple((name, weight.shape, weight.dtype) for name, weight in model.named_parameters())
+    return str(model), *((name, weight.shape, weight.dtype) for name, weight in model.named_parameters())

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from minconv.cells import Cell, State, cell_class
-from minconv.errors import whole
-from minconv.layers import on_frames
+from minconv.errors import choice, whole
+from minconv.layers import PADDINGS, check_dtype, on_frames
 
 
 class Forecaster(nn.Module):
@@ -88,11 +88,8 @@ class Forecaster(nn.Module):
         return on_frames(self.decoder, x), after
 
     def _check(self, frames: Tensor) -> None:
-        if not isinstance(frames, Tensor):
-            raise TypeError(f"frames must be a tensor; got {type(frames).__name__}")
         weight = self.encoder.weight
-        if frames.dtype != weight.dtype and not torch.is_autocast_enabled(frames.device.type):
-            raise TypeError(f"frames must be {weight.dtype} like the weights; got {frames.dtype}")
+        check_dtype("frames", frames, weight)
         if frames.dim() != 5 or frames.shape[1] == 0 or frames.shape[2:] != (self.channels, *self.size):
             expected = ", ".join(map(str, (self.channels, *self.size)))
             raise ValueError(f"frames must be [B, T >= 1, {expected}]; got {list(frames.shape)}")
@@ -110,17 +107,18 @@ def from_reference(cell: str | type[Cell], state_dict: Mapping[str, Tensor], pad
         padding: ``zeros``, ``circular`` or ``cylinder``; weights do not tell.
 
     Raises:
-        ValueError: the weights are those of another model, or incomplete.
+        TypeError, ValueError: unknown cell or padding; the weights are those of another model, or incomplete.
     """
-    weights = {_our_name(name): torch.as_tensor(value) for name, value in state_dict.items()}
+    name = cell_class(cell).__name__
+    choice("padding", padding, PADDINGS)
     try:
+        weights = {_our_name(name): torch.as_tensor(value) for name, value in state_dict.items()}
         hidden, channels = weights["encoder.weight"].shape[:2]
         size = tuple(weights["norms.0.weight"].shape)
         layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("cells."))
         model = Forecaster(cell, channels, hidden, layers, size, padding).to(weights["encoder.weight"].dtype)
         model.load_state_dict(weights)
-    except (KeyError, ValueError, RuntimeError) as error:
-        name = cell_class(cell).__name__
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"state_dict does not hold the weights of a published {name} model: {error}") from error
     return model
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from minconv.errors import choice, whole
@@ -26,7 +25,6 @@ class _Wrap(torch.autograd.Function):
         _, ctx.axis, ctx.width = inputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         axis, width = ctx.axis, ctx.width
         size = grad.shape[axis] - 2 * width
@@ -67,11 +65,20 @@ class PaddedConv2d(nn.Module):
                     raise ValueError(f"frames must be at least {width} wide where they wrap; got {list(x.shape)}")
                 x = _Wrap.apply(x, axis, width)
                 zeros[axis] = 0
-        return F.conv2d(x, self.weight, self.bias, padding=tuple(zeros))
+        # autocast computes in half precision; what follows, a recurrence, keeps the precision of its input
+        return F.conv2d(x, self.weight, self.bias, padding=tuple(zeros)).to(x.dtype)
 
     def extra_repr(self) -> str:
         out, into, kernel, _ = self.weight.shape
         return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}"
+
+
+def check_dtype(name: str, x: Tensor, weight: Tensor) -> None:
+    """Raises TypeError unless ``x`` is a tensor in the weights' dtype; under autocast any floating point will do."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(x).__name__}")
+    if x.dtype != weight.dtype and not (x.is_floating_point() and torch.is_autocast_enabled(weight.device.type)):
+        raise TypeError(f"{name} must be {weight.dtype} like the weights; got {x.dtype}")
 
 
 def on_frames(layer: nn.Module, x: Tensor) -> Tensor:
