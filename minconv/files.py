@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +13,15 @@ from typing import Any
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; on success it is synced and renamed to ``path``, on failure removed."""
+    """Yields a temporary path beside ``path``; on success it is synced and renamed to ``path``, on failure removed.
+
+    What a process that was killed while it wrote ``path`` has left behind is removed by the next one that writes it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    _sweep(path)
+    prefix = f".{path.stem}-{platform.node()}-{os.getpid()}-"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -29,6 +36,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _sweep(path: Path) -> None:
+    """Removes temporary files of ``path`` whose process on this machine is gone; those of other machines stay."""
+    prefix, suffix = re.escape(f".{path.stem}-{platform.node()}-"), re.escape(path.suffix)
+    for file in path.parent.iterdir():
+        if (owner := re.fullmatch(rf"{prefix}(\d+)-\w{{8}}{suffix}", file.name)) and not _alive(int(owner[1])):
+            file.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Writes ``content`` as indented JSON, whole or not at all."""
     with atomic(path) as temporary:
@@ -39,5 +64,5 @@ def read_json(path: str | Path) -> Any:
     """Reads JSON; raises FileNotFoundError, or ValueError naming the file when it is not whole JSON."""
     try:
         return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a whole JSON file: {error}") from error
