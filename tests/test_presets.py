@@ -1,0 +1,124 @@
+"""Profiles and the experiments they name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from minconv import presets
+from minconv.cells import CELLS
+from minconv.presets import PROFILES, build_model, get_profile
+
+
+def test_paper_has_the_published_settings():
+    paper = PROFILES["paper"]
+    assert paper.samples == (1000, 50, 200) and paper.frames == (50, 50, 51)
+    assert paper.seeds == (1234, 1235, 1236, 1237, 1238) and paper.test_context == 20
+    published = paper.training["published"]
+    assert (published.context, published.horizon, published.epochs, published.batch) == (20, 5, 30, 1)
+    assert (published.lr, published.weight_decay, published.noise, published.clip) == (5e-4, 0.01, 1e-2, None)
+    assert replace(published, context=5, horizon=10) in paper.training.values()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_profiles_are_sound(name):
+    profile = get_profile(name)
+    assert profile.name == name and len(set(profile.seeds)) == len(profile.seeds)
+    for setting in profile.training.values():
+        assert setting.context + setting.horizon < min(profile.frames[:2]) and setting.batch <= profile.samples[0]
+    assert profile.test_context < profile.frames[2]
+    assert sorted(profile.timing_lengths) == list(profile.timing_lengths)
+
+
+def test_default_profile(monkeypatch):
+    monkeypatch.setenv("MINCONV_PROFILE", "laptop")
+    assert get_profile() is PROFILES["laptop"] and get_profile("smoke") is PROFILES["smoke"]
+    monkeypatch.delenv("MINCONV_PROFILE")
+    for gpu, name in ((True, "paper"), (False, "laptop")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        assert get_profile().name == name
+
+
+@pytest.mark.parametrize("name, error", [("large", ValueError), ("", ValueError), (3, TypeError)])
+def test_unknown_profiles(name, error, monkeypatch):
+    with pytest.raises(error, match=r"profile must be .*one of smoke, laptop, paper; got"):
+        get_profile(name)
+    monkeypatch.setenv("MINCONV_PROFILE", "large")
+    with pytest.raises(ValueError, match="got 'large'"):
+        get_profile()
+
+
+def test_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
+    profile = PROFILES["smoke"]
+    assert presets.home() == tmp_path and profile.figures == tmp_path / "results" / "smoke" / "figures"
+    assert profile.run_folder("a", "convgru", (1, 2)) == tmp_path / "results/smoke/runs/a/convgru/1-2"
+    monkeypatch.delenv("MINCONV_HOME")
+    assert presets.home() == Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_models_have_about_the_same_size(cell):
+    assert set(presets.HIDDEN) == set(CELLS)
+    count = sum(weight.numel() for weight in build_model(cell, 0).parameters())
+    assert count == pytest.approx(175_000, rel=0.05)
+
+
+def weights(cell: str, seed: int) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in build_model(cell, seed).parameters()])
+
+
+def test_seeds_decide_initial_weights_and_nothing_else():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = weights("minconvgru", 1234)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(weights("minconvgru", 1234), first)
+    assert not torch.equal(weights("minconvgru", 1235), first)
+
+
+def test_models_rejected():
+    with pytest.raises(ValueError, match="cell must be one of"):
+        build_model("lstm", 1)
+    with pytest.raises(ValueError, match="seed must be at least 0; got -1"):
+        build_model("convgru", -1)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_runs_cover_every_model_and_seed_once(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    profile = PROFILES["smoke"]
+    found = presets.runs(profile, "published")
+    pairs = [(run.build.args[0], seed) for run in found for seed in run.seeds]
+    assert sorted(pairs) == sorted((cell, seed) for cell in CELLS for seed in profile.seeds)
+    assert len(found) == (len(CELLS) if gpu else len(pairs))  # seeds train together on a GPU
+    assert len({run.folder for run in found}) == len(found)
+    assert {run.settings for run in found} == {profile.training["published"]}
+    with pytest.raises(ValueError, match=r"setting must be one of published.*'best'"):
+        presets.runs(profile, "best")
+
+
+@pytest.mark.slow
+def test_from_data_to_trained_models(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
+    smoke = PROFILES["smoke"]
+    short = {"short": replace(smoke.training["published"], context=2, horizon=1, epochs=1)}
+    tiny = replace(smoke, name="tiny", samples=(2, 1, 2), frames=(5, 5, 6), training=short, seeds=(5,), test_context=3)
+    data = presets.load_data(tiny, "cpu")
+    assert {split: tuple(frames.shape) for split, frames in data.items()} == {
+        "train": (2, 5, 1, 16, 16),
+        "validation": (1, 5, 1, 16, 16),
+        "test": (2, 6, 1, 16, 16),
+    }
+    assert not torch.equal(data["train"][:, 0], data["test"][:, 0])
+    folders = presets.train_all(tiny, "short", "cpu")
+    found = list(presets.trained_models(tiny, "short", "cpu"))
+    assert len(folders) == len(found) == len(CELLS)
+    assert [(cell, seed) for cell, seed, _ in found] == [(cell, 5) for cell in presets.HIDDEN]
+    for cell, seed, model in found:
+        assert not model.training
+        assert not torch.equal(weights(cell, seed), torch.cat([w.flatten() for w in model.parameters()]))
+    assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*") if path.is_file()} == {"data", "results"}
+    assert not list(tmp_path.rglob(".*"))

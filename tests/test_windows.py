@@ -1,0 +1,117 @@
+"""Windows: each trajectory once an epoch, cut where it should be, and drawn by each seed as if it were alone."""
+
+import pytest
+import torch
+
+from minconv.data.windows import Windows, check_trajectories, fixed_windows
+
+
+def numbered(samples: int = 6, frames: int = 9) -> torch.Tensor:
+    """Trajectories whose value is 100 * sample + frame."""
+    values = 100 * torch.arange(samples)[:, None] + torch.arange(frames)
+    return values.double().view(samples, frames, 1, 1, 1).expand(-1, -1, 1, 2, 3).contiguous()
+
+
+def epoch(windows: Windows, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    windows.start_epoch(number)
+    return [windows.cut(step) for step in range(windows.steps)]
+
+
+@pytest.mark.parametrize("batch, steps", [(1, 6), (2, 3), (4, 1), (6, 1)])
+def test_windows_are_stretches_of_trajectories_each_once(batch, steps):
+    windows = Windows(numbered(), 4, batch, 0.0, [3, 4])
+    assert windows.steps == steps
+    for number in range(5):
+        seen = []
+        for inputs, targets in epoch(windows, number):
+            assert inputs.shape == targets.shape == (2, batch, 4, 1, 2, 3)
+            starts = inputs[:, :, :1]
+            steps_on = torch.arange(4).view(4, 1, 1, 1)
+            assert torch.equal(inputs, starts + steps_on) and torch.equal(targets, inputs + 1)
+            assert (starts % 100 <= 4).all()
+            seen.append(starts[..., 0, 0, 0, 0].long() // 100)
+        samples = torch.cat(seen, 1)
+        assert all(len(set(row)) == len(row) == steps * batch for row in samples.tolist())
+
+
+def test_all_offsets_occur_and_the_longest_window_has_one():
+    windows = Windows(numbered(), 4, 6, 0.0, [3])
+    starts = torch.cat([epoch(windows, number)[0][0][0, :, 0, 0, 0, 0] for number in range(50)]) % 100
+    assert set(starts.tolist()) == {0, 1, 2, 3, 4}
+    whole = Windows(numbered(), 8, 6, 0.0, [3])
+    assert all((epoch(whole, number)[0][0][0, :, 0] % 100 == 0).all() for number in range(3))
+
+
+def test_epochs_and_seeds_draw_apart_and_repeatably():
+    def first(seed: int, number: int) -> torch.Tensor:
+        return epoch(Windows(numbered(), 4, 2, 0.1, [seed]), number)[0][0]
+
+    assert torch.equal(first(3, 0), first(3, 0))
+    assert not torch.equal(first(3, 0), first(3, 1))
+    assert not torch.equal(first(3, 0), first(4, 0))
+
+
+def test_a_seed_draws_the_same_in_any_company_and_from_any_epoch():
+    together = Windows(numbered(), 4, 2, 0.1, [7, 8, 9])
+    alone = Windows(numbered(), 4, 2, 0.1, [8])
+    epoch(alone, 0)  # what came before does not matter
+    for (x, y), (x_alone, y_alone) in zip(epoch(together, 5), epoch(alone, 5), strict=True):
+        assert torch.equal(x[1], x_alone[0]) and torch.equal(y[1], y_alone[0])
+
+
+def test_noise_is_on_the_inputs_only_with_its_standard_deviation():
+    trajectories = torch.zeros(64, 9, 1, 16, 16)
+    windows = Windows(trajectories, 8, 64, 0.05, [1, 2])
+    ((inputs, targets),) = epoch(windows, 0)
+    assert (targets == 0).all() and inputs.dtype == torch.float32
+    assert inputs.std().item() == pytest.approx(0.05, rel=0.01) and abs(inputs.mean().item()) < 5e-4
+    assert abs(torch.corrcoef(inputs.flatten(1))[0, 1].item()) < 0.01
+    assert (trajectories == 0).all()
+
+
+def test_noise_does_not_change_which_windows_are_cut():
+    clean, noisy = (epoch(Windows(numbered(), 4, 2, noise, [3]), 1) for noise in (0.0, 0.1))
+    for (x, y), (x_noisy, y_noisy) in zip(clean, noisy, strict=True):
+        assert torch.equal(y, y_noisy) and not torch.equal(x, x_noisy)
+        assert (x - x_noisy).abs().max() < 1
+
+
+def test_fixed_windows_spread_over_the_offsets():
+    found = fixed_windows(numbered(5, 9), 5)
+    assert found.shape == (5, 5, 1, 2, 3)
+    assert found[:, 0, 0, 0, 0].tolist() == [0, 101, 202, 303, 404]
+    assert torch.equal(found, found[:, :1] + torch.arange(5).view(5, 1, 1, 1))
+    assert torch.equal(fixed_windows(numbered(3, 5), 5), numbered(3, 5))
+    assert fixed_windows(numbered(1, 9), 5)[0, 0, 0, 0, 0] == 0
+
+
+GOOD = {"trajectories": numbered(), "length": 4, "batch": 2, "noise": 0.1, "seeds": [1]}
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"trajectories": numbered().numpy()}, TypeError, "trajectories must be a floating-point tensor; got ndarray"),
+        ({"trajectories": numbered().long()}, TypeError, "trajectories must be a floating-point tensor.*int64"),
+        ({"trajectories": numbered()[0]}, ValueError, r"trajectories must be \[N, T, C, H, W\].*\[9, 1, 2, 3\]"),
+        ({"trajectories": numbered()[:0]}, ValueError, r"none of them 0; got \[0, 9, 1, 2, 3\]"),
+        ({"trajectories": numbered(frames=4)}, ValueError, "trajectories must have at least 5 frames; got 4"),
+        ({"length": 0}, ValueError, "length must be at least 1; got 0"),
+        ({"length": 9}, ValueError, "trajectories must have at least 10 frames; got 9"),
+        ({"batch": 0}, ValueError, "batch must be at least 1; got 0"),
+        ({"batch": 7}, ValueError, "batch must be at most the number of trajectories, 6; got 7"),
+        ({"batch": 1.0}, TypeError, "batch must be a whole number; got 1.0"),
+        ({"noise": -1}, ValueError, "noise must be at least 0 and finite; got -1"),
+        ({"noise": float("nan")}, ValueError, "noise must be at least 0 and finite; got nan"),
+    ],
+)
+def test_rejects(change, error, message):
+    with pytest.raises(error, match=message):
+        Windows(**GOOD | change)
+
+
+def test_messages_name_the_argument():
+    with pytest.raises(ValueError, match="validation must have at least 10 frames; got 9"):
+        check_trajectories(numbered(), 10, "validation")
+    with pytest.raises(ValueError, match="must have at least 10 frames; got 9"):
+        fixed_windows(numbered(), 10)
