@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import xarray as xr
 from torch import Tensor
 
 from minconv.cells import cell_class
 from minconv.data import navier_stokes
 from minconv.errors import choice
 from minconv.forecaster import Forecaster
+from minconv.metrics import collect, evaluate, persistence, rollout
 from minconv.seeds import generator
 from minconv.train import Run, Training, fit_all, load_weights, pick_device, restore
 
@@ -26,6 +28,7 @@ HIDDEN = {"convgru": 28, "convlstm": 25, "minconvgru": 49, "minconvlstm": 40, "m
 PUBLISHED = Training()
 NO_DECAY = replace(PUBLISHED, weight_decay=0.0)
 SPLITS = ("train", "validation", "test")
+UNITS = "1 / unit time"  # of vorticity
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         name="smoke",
-        samples=(8, 4, 4),
+        samples=(4, 4, 4),
         training={
             "published": replace(PUBLISHED, epochs=2),
             "no weight decay": replace(NO_DECAY, epochs=2),
@@ -175,3 +178,13 @@ def trained_models(profile: Profile, setting: str, device: str = "auto") -> Iter
         cell = run.build.args[0]
         for seed, weights in load_weights(run.folder).items():
             yield cell, seed, restore(run.build(seed), weights).to(pick_device(device)).eval()
+
+
+def evaluate_all(profile: Profile, setting: str, device: str = "auto") -> xr.Dataset:
+    """Errors of every model, seed and of persistence on the whole test set; dims model, seed, time."""
+    test, context = load_data(profile, device)["test"], profile.test_context
+    forecasts = [(("persistence", None), persistence(test, context))]
+    forecasts += [
+        ((cell, seed), rollout(model, test, context)) for cell, seed, model in trained_models(profile, setting, device)
+    ]
+    return collect((key, evaluate(forecast, test, context, units=UNITS)) for key, forecast in forecasts)

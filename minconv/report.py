@@ -14,52 +14,47 @@ from minconv.files import atomic, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-PARTS = ("teacher_forced", "closed_loop")
-HEADER = (
-    "Model",
-    "Parameters",
-    "RMSE × 100, teacher-forced",
-    "RMSE × 100, closed loop",
-    "ms per training step",
-    "Seeds",
-)
+PARTS = {"teacher_forced": "teacher-forced", "closed_loop": "closed loop"}
 
 
 def results(
-    parts: xr.Dataset,
+    parts: Mapping[str, xr.Dataset],
     details: Mapping[str, Mapping[str, Any]],
     profile: str,
     hardware: str,
-    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of figures/results.json.
 
     Args:
-        parts: ``teacher_forced`` and ``closed_loop`` over (model, seed), from
+        parts: by training setting, ``teacher_forced`` and ``closed_loop`` over (model, seed), from
             :func:`minconv.metrics.summary`.
-        details: for each model ``label``, ``parameters`` and ``seconds_per_step`` (of training; None
-            where not measured).
+        details: for each model ``label``, ``parameters`` and ``seconds_per_step`` of training.
         profile, hardware: what ran, and where.
-        settings: what the reader of the table should know of the experiment, words to numbers.
+        facts: what the reader of the table should know of the experiment, words to numbers.
 
     Raises:
         ValueError: details for other models than those of ``parts`` (persistence needs none).
     """
-    models = [model for model in parts.model.values.tolist() if model != "persistence"]
-    if set(models) != set(details):
-        raise ValueError(f"details must be given for {', '.join(models)}; got {', '.join(details) or 'none'}")
+    for setting, found in parts.items():
+        models = [model for model in found.model.values.tolist() if model != "persistence"]
+        if set(models) != set(details):
+            expected = f"{', '.join(models)} of setting {setting}"
+            raise ValueError(f"details must be given for {expected}; got {', '.join(details) or 'none'}")
 
-    def errors(model: str) -> dict[str, list[float | None]]:
-        values = {part: parts[part].sel(model=model).values.tolist() for part in PARTS}
-        return {part: [value if math.isfinite(value) else None for value in row] for part, row in values.items()}
+    def errors(model: str) -> dict[str, dict[str, list[float | None]]]:
+        return {
+            setting: {part: _row(found[part].sel(model=model)) for part in PARTS} for setting, found in parts.items()
+        }
 
-    found = {"profile": profile, "hardware": hardware, "settings": dict(settings)}
-    found["rows"] = [{"model": model, **details[model], **errors(model)} for model in models]
-    if "persistence" in parts.model:
-        found["persistence"] = {
-            part: values[:1] for part, values in errors("persistence").items()
-        }  # the same for every seed
-    return found
+    content = {"profile": profile, "hardware": hardware, "facts": dict(facts), "settings": list(parts)}
+    content["rows"] = [{"model": model, **details[model], "errors": errors(model)} for model in details]
+    if all("persistence" in found.model for found in parts.values()):
+        content["persistence"] = {
+            setting: {part: row[:1] for part, row in found.items()}  # the same for every seed
+            for setting, found in errors("persistence").items()
+        }
+    return content
 
 
 def table(content: Mapping[str, Any]) -> str:
@@ -69,26 +64,26 @@ def table(content: Mapping[str, Any]) -> str:
         ValueError: an entry is missing.
     """
     try:
+        columns = [(setting, part) for setting in content["settings"] for part in PARTS]
+        header = ["Model", "Parameters", "ms per training step"]
+        header += [f"{setting}: {PARTS[part]}" for setting, part in columns]
         rows = [
-            (
-                row["label"],
-                f"{row['parameters']:,}",
-                *(_percent(row[part]) for part in PARTS),
-                "" if row["seconds_per_step"] is None else f"{1e3 * row['seconds_per_step']:,.1f}",
-                str(len(row["closed_loop"])),
-            )
+            [row["label"], f"{row['parameters']:,}", f"{1e3 * row['seconds_per_step']:.0f}"]
+            + [_percent(row["errors"][setting][part]) for setting, part in columns]
             for row in content["rows"]
         ]
         if "persistence" in content:
-            rows.append(("Persistence", "", *(_percent(content["persistence"][part]) for part in PARTS), "", ""))
+            errors = [_percent(content["persistence"][setting][part]) for setting, part in columns]
+            rows.append(["Persistence", "", "", *errors])
+        seeds = {len(row["errors"][setting][part]) for row in content["rows"] for setting, part in columns}
         notes = [
-            f"Profile `{content['profile']}` on {content['hardware']}",
-            "mean ± standard deviation over seeds",
+            f"RMSE × 100, mean ± standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds",
+            f"profile `{content['profile']}` on {content['hardware']}",
+            *(f"{name} {value}" for name, value in content["facts"].items()),
         ]
-        notes += [f"{name} {value}" for name, value in content["settings"].items()]
     except KeyError as error:
         raise ValueError(f"results must hold {error}; run notebook 05 again") from error
-    lines = [HEADER, (":--", *["--:"] * (len(HEADER) - 1)), *rows]
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "; ".join(notes) + "."])
 
 
@@ -121,6 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with atomic(options.readme) as temporary:
         temporary.write_text(new, encoding="utf-8")
     return 0
+
+
+def _row(values: xr.DataArray) -> list[float | None]:
+    """One number a seed; None where a rollout was not finite, which JSON cannot say."""
+    return [value if math.isfinite(value) else None for value in values.values.tolist()]
 
 
 def _percent(errors: Sequence[float | None]) -> str:

@@ -12,26 +12,24 @@ from minconv import report
 CONTENT = {
     "profile": "laptop",
     "hardware": "a CPU, 2 threads",
-    "settings": {"training trajectories": 64, "epochs": 20},
+    "facts": {"training trajectories": 64, "epochs": 20},
+    "settings": ["published", "no decay"],
     "rows": [
         {
             "model": "convlstm",
             "label": "ConvLSTM",
             "parameters": 182524,
-            "teacher_forced": [0.06, 0.08],
-            "closed_loop": [0.19, 0.21],
             "seconds_per_step": 0.0421,
-        },
-        {
-            "model": "minconvlstm",
-            "label": "MinConvLSTM",
-            "parameters": 175449,
-            "teacher_forced": [0.0856],
-            "closed_loop": [None],
-            "seconds_per_step": None,
+            "errors": {
+                "published": {"teacher_forced": [0.06, 0.08], "closed_loop": [0.19, 0.21]},
+                "no decay": {"teacher_forced": [0.05, 0.05], "closed_loop": [None, 0.2]},
+            },
         },
     ],
-    "persistence": {"teacher_forced": [0.085], "closed_loop": [0.688]},
+    "persistence": {
+        "published": {"teacher_forced": [0.085], "closed_loop": [0.688]},
+        "no decay": {"teacher_forced": [0.085], "closed_loop": [0.688]},
+    },
 }
 
 
@@ -45,11 +43,12 @@ def files(tmp_path):
 
 def test_table():
     lines = report.table(CONTENT).splitlines()
-    assert lines[2] == "| ConvLSTM | 182,524 | 7.00 ± 1.41 | 20.00 ± 1.41 | 42.1 | 2 |"
-    assert lines[3] == "| MinConvLSTM | 175,449 | 8.56 | not finite for 1 of 1 |  | 1 |"
-    assert lines[4] == "| Persistence |  | 8.50 | 68.80 |  |  |"
-    assert len({line.count("|") for line in lines[:5]}) == 1
-    assert "`laptop` on a CPU, 2 threads" in lines[-1] and "training trajectories 64; epochs 20." in lines[-1]
+    expected = "| ConvLSTM | 182,524 | 42 | 7.00 ± 1.41 | 20.00 ± 1.41 | 5.00 ± 0.00 | not finite for 1 of 2 |"
+    assert lines[2] == expected
+    assert lines[3] == "| Persistence |  |  | 8.50 | 68.80 | 8.50 | 68.80 |"
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    assert "over 2 seeds" in lines[-1] and "`laptop` on a CPU, 2 threads" in lines[-1]
+    assert lines[-1].endswith("training trajectories 64; epochs 20.")
 
 
 def test_writes_between_the_marks_only_and_once(files):
@@ -70,7 +69,7 @@ def test_check_sees_other_numbers_and_edited_tables(files):
     arguments, readme, numbers = files
     report.main(arguments)
     changed = copy.deepcopy(CONTENT)
-    changed["rows"][0]["closed_loop"][0] = 0.2
+    changed["rows"][0]["errors"]["published"]["closed_loop"][0] = 0.2
     numbers.write_text(json.dumps(changed))
     assert report.main([*arguments, "--check"]) == 1
     numbers.write_text(json.dumps(CONTENT))
@@ -85,7 +84,7 @@ def test_check_sees_other_numbers_and_edited_tables(files):
         (f"{report.END} {report.BEGIN}", json.dumps(CONTENT), "once each"),
         (f"{report.BEGIN}{report.END}" * 2, json.dumps(CONTENT), "once each"),
         (f"{report.BEGIN}{report.END}", '{"rows": [', "not a whole JSON file"),
-        (f"{report.BEGIN}{report.END}", "{}", "must hold 'rows'"),
+        (f"{report.BEGIN}{report.END}", "{}", "must hold 'settings'"),
     ],
 )
 def test_bad_files_are_left_alone(files, capsys, readme, numbers, message):
@@ -114,11 +113,10 @@ def test_results_from_a_summary():
         {"model": ["convlstm", "persistence"], "seed": [1, 2]},
     )
     details = {"convlstm": {"label": "ConvLSTM", "parameters": 182524, "seconds_per_step": 0.01}}
-    found = report.results(parts, details, "smoke", "a CPU", {"epochs": 1})
-    assert found["rows"][0]["teacher_forced"] == [0.1, 0.2]
-    assert found["rows"][0]["closed_loop"] == [0.5, None]
-    assert found["persistence"] == {"teacher_forced": [0.3], "closed_loop": [0.7]}
+    found = report.results({"published": parts}, details, "smoke", "a CPU", {"epochs": 1})
+    assert found["rows"][0]["errors"] == {"published": {"teacher_forced": [0.1, 0.2], "closed_loop": [0.5, None]}}
+    assert found["persistence"] == {"published": {"teacher_forced": [0.3], "closed_loop": [0.7]}}
     json.dumps(found, allow_nan=False)
     assert "not finite for 1 of 2" in report.table(found)
-    with pytest.raises(ValueError, match="details must be given for convlstm; got none"):
-        report.results(parts, {}, "smoke", "a CPU", {})
+    with pytest.raises(ValueError, match="details must be given for convlstm of setting published; got none"):
+        report.results({"published": parts}, {}, "smoke", "a CPU", {})
