@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
@@ -371,7 +372,8 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], units: st
             loss = xr.DataArray([table], {"model": [model], "seed": seeds, "epoch": epochs}, ("model", "seed", "epoch"))
             _lines(ax, loss, "model", "epoch", STYLE)
         ax.set(title=title, xlabel="epoch")
-        _log_y(ax)
+        ax.set_yscale("log")
+        _label_decades(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("mean square error" + _units(units))
     _legend(fig, axes[0])
@@ -393,7 +395,8 @@ def error_curves(dataset: xr.Dataset, variables: Sequence[str] = ("rmse", "corre
         _lines(ax, dataset[name], "model", "time", STYLE)
         ax.set(xlabel=_label(dataset.time, "time"), ylabel=_label(dataset[name], name))
         if name != "correlation":
-            _log_y(ax)
+            ax.set_yscale("log")
+            _label_decades(ax.yaxis)
         _mark_closed_loop(ax, dataset.attrs["context"] + 0.5)
     _legend(fig, axes[0, 0])
     return fig
@@ -424,6 +427,7 @@ def timing(data: xr.Dataset, baseline: str = "convlstm") -> Figure:
         _lines(ax, values, "model", "T", STYLE)
         ax.set_ylabel(label)
         _log(ax, base=2)
+    axes.flat[-1].set_yscale("linear")  # quotients near 1
     for ax in axes.reshape(shape)[-1]:
         ax.set_xlabel("sequence length T (frames)")
     _legend(fig, axes.flat[0])
@@ -590,22 +594,23 @@ def _wavenumbers(ax: Axes, spectra: xr.DataArray) -> None:
 
 def _log(ax: Axes, base: int = 10) -> None:
     """Logarithmic axes; with base 2, powers of two written out along x."""
-    _log_y(ax)
-    ax.set_xscale("log", base=base)
-    if base == 2:
-        ax.xaxis.set_major_locator(LogLocator(2, numticks=8))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _log_y(ax: Axes) -> None:
-    """A logarithmic axis; below two decades with plain numbers, since powers of ten would be too few."""
     ax.set_yscale("log")
-    low, high = ax.get_ylim()
+    ax.set_xscale("log", base=base)
+    _label_decades(ax.yaxis)
+    if base == 10:
+        return _label_decades(ax.xaxis)
+    ax.xaxis.set_major_locator(LogLocator(2, numticks=8))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _label_decades(axis: Axis) -> None:
+    """Below two decades, a logarithmic axis with plain numbers, since powers of ten would be too few."""
+    low, high = axis.get_view_interval()
     if high < 100 * low:
-        ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5)))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _legend(fig: Figure, ax: Axes) -> None:
