@@ -151,13 +151,15 @@ def fit_all(
     Returns:
         The runs' folders.
     """
+    if len({Path(run.folder) for run in runs}) < len(runs):
+        raise ValueError(f"runs must have a folder each; got {[str(run.folder) for run in runs]}")
     processes = whole("processes", torch.get_num_threads() if processes is None else processes, 1)
     if pick_device(device).type != "cpu" or min(processes, len(runs)) == 1 or "WORLD_SIZE" in os.environ:
         return [fit(run, train, validation, device=device, **options) for run in runs]
     steps = {run.folder: len(train) // run.settings.batch for run in runs}
     total = sum(steps[run.folder] * run.settings.epochs for run in runs)
     with (
-        progress(total=total, unit="step") as bar,
+        progress(total=total, unit="step", quiet=options.pop("quiet", False)) as bar,
         ProcessPoolExecutor(processes, get_context("spawn"), _end_with_parent) as pool,
     ):
         options |= {"device": device, "quiet": True}
@@ -237,7 +239,8 @@ class _Fit:
     """A run on its way: what is on the device, and where it stands."""
 
     def __init__(self, run: Run, train: Tensor, validation: Tensor, fabric: Fabric, dtype: torch.dtype):
-        self.run, self.settings, self.seeds, self.fabric = run, run.settings, list(run.seeds), fabric
+        self.run, self.settings, self.fabric = run, run.settings, fabric
+        self.seeds = [whole("seeds", seed) for seed in run.seeds]
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or more different whole numbers; got {self.seeds}")
         length = self.settings.context + self.settings.horizon
@@ -282,7 +285,7 @@ class _Fit:
         """Trains to the end, yielding after every step: a line for the progress bar, mostly empty."""
         rank, ranks = self.fabric.global_rank, self.fabric.world_size
         total = self.settings.epochs * self.windows.steps
-        losses = torch.zeros(len(self.seeds), device=self.fabric.device)
+        losses = torch.zeros(len(self.seeds), device=self.fabric.device, dtype=self.validation.dtype)
         while self.epoch < self.settings.epochs:
             started = time.perf_counter()
             self.windows.start_epoch(self.epoch)
@@ -328,7 +331,7 @@ class _Fit:
         self.model.eval()
         total = torch.zeros(len(self.seeds), device=self.fabric.device, dtype=self.validation.dtype)
         own = self.validation[self.fabric.global_rank :: self.fabric.world_size]
-        for windows in own.split(64):
+        for windows in own.split(64) if len(own) else ():  # more processes than windows
             frames = windows.expand(len(self.seeds), *windows.shape)
             total += self._losses(frames[:, :, :-1], frames[:, :, 1:]) * windows.shape[0]
         return self.fabric.all_reduce(total, reduce_op="sum") / self.validation.shape[0]
@@ -423,6 +426,8 @@ class _Fit:
 def _fabric(device: torch.device, precision: str) -> Fabric:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     nodes = int(os.environ.get("WORLD_SIZE", 1)) // local
+    # Fabric's 64-true rounds what a model returns to float32; its 32-true leaves float64 models and data as they are
+    precision = "32-true" if precision == "64-true" else precision
     fabric = Fabric(accelerator=device.type, devices=local, num_nodes=nodes, precision=precision)
     fabric.launch()
     return fabric
@@ -435,7 +440,17 @@ def _digest(tensor: Tensor) -> str:
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     with atomic(path) as temporary:
         content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(content, temporary, {"run": json.dumps(header)})
+        text = json.dumps(header)
+        save_file(content, temporary, {"run": text, "sha256": _checksum(text, content)})
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """Of all that a checkpoint holds: safetensors itself notices a file cut short, but no flipped bit."""
+    checksum = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        checksum.update(name.encode())
+        checksum.update(tensors[name].numpy().data)
+    return checksum.hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -444,7 +459,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"there is no checkpoint {path}")
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["run"])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = _checksum(metadata["run"], tensors)
+        if metadata.get("sha256", found) != found:
+            raise ValueError("its content does not match its checksum")
+        return tensors, json.loads(metadata["run"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no whole checkpoint ({error!r}); remove it to begin anew") from error
