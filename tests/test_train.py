@@ -1,0 +1,579 @@
+"""Training: repeatable, resumable to the bit, the same alone and in company."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import mse_loss
+
+from minconv import Forecaster, train
+from minconv.data.windows import Windows, fixed_windows
+from minconv.seeds import generator
+from minconv.train import Run, Training, fit, fit_all, load_weights, read_log, restore
+
+SETTINGS = Training(context=2, horizon=1, epochs=3, batch=2, lr=1e-2)
+SAMPLES = 6  # three steps an epoch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Sums come out the same to the bit in whatever process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def build(seed: int, cell: str = "minconvlstm", **options) -> Forecaster:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(generator(seed, "weights").initial_seed())
+        return Forecaster(cell, **{"hidden": 3, "layers": 1, "size": (4, 4)} | options)
+
+
+def waves(samples: int = SAMPLES, frames: int = 8, seed: int = 0) -> torch.Tensor:
+    """Random fields that move on by one pixel a frame [N, T, 1, 4, 4]: a 3 x 3 convolution can learn that."""
+    first = torch.randn(samples, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.stack([first.roll(t, -1) for t in range(frames)], 1)
+
+
+def run(folder: Path, seeds=(1,), settings: Training = SETTINGS, cell: str = "minconvlstm", **options) -> Run:
+    return Run(partial(build, cell=cell, **options), seeds, folder, settings)
+
+
+def train_one(folder: Path, *arguments, precision: str = "32-true", **options) -> Path:
+    return fit(run(folder, *arguments, **options), waves(), waves(3, seed=1), device="cpu", precision=precision)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def rows(folder: Path) -> list[dict]:
+    """The log without its seconds."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in read_log(folder)]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same weights, best and last, to the bit, and the same log."""
+    for which in ("last", "best"):
+        found, expected = load_weights(one, which), load_weights(other, which)
+        assert found.keys() == expected.keys()
+        for seed in expected:
+            assert found[seed].keys() == expected[seed].keys()
+            assert all(torch.equal(found[seed][name], expected[seed][name]) for name in expected[seed])
+    assert rows(one) == rows(other)
+
+
+def stop_at(monkeypatch, step: int, action) -> None:
+    """Calls ``action`` instead of cutting the windows of the given step, counted over epochs."""
+    cut, done = Windows.cut, iter(range(10**6))
+    monkeypatch.setattr(Windows, "cut", lambda self, n: action(self, n) if next(done) == step else cut(self, n))
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+# Repeatable and resumable
+
+
+def test_same_seed_same_weights_another_seed_others(tmp_path):
+    torch.manual_seed(5)
+    one = train_one(tmp_path / "one")
+    torch.manual_seed(6)
+    assert_same(one, train_one(tmp_path / "two"))
+    other = load_weights(train_one(tmp_path / "three", (2,)))[2]
+    assert not any(
+        torch.equal(weight, other[name]) for name, weight in load_weights(one)[1].items() if weight.dim() > 1
+    )
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, clip=0.1, weight_decay=0.0, noise=0.0)])
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, seeds, settings, step):
+    whole = train_one(tmp_path / "whole", seeds, settings)
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_one(tmp_path / "parts", seeds, settings)
+    assert (tmp_path / "parts" / "last.safetensors").exists() is (step >= 3)
+    assert_same(train_one(tmp_path / "parts", seeds, settings), whole)
+
+
+def test_interrupted_again_and_again(tmp_path, monkeypatch):
+    whole = train_one(tmp_path / "whole")
+    for epoch in range(2):
+        with monkeypatch.context() as patch:
+            stop_at(patch, 4, interrupt)  # in the second epoch of what is left
+            with pytest.raises(KeyboardInterrupt):
+                train_one(tmp_path / "parts")
+        assert rows(tmp_path / "parts") == rows(whole)[: epoch + 1]
+    assert_same(train_one(tmp_path / "parts"), whole)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, monkeypatch):
+    folder = train_one(tmp_path / "run")
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    stop_at(monkeypatch, 0, interrupt)
+    train_one(folder)
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    from test_train import run, waves, fit, train, torch, Windows
+
+    where, folder = sys.argv[1], Path(sys.argv[2])
+    die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    torch.set_num_threads(1)
+
+    if where == "step":
+        cut, done = Windows.cut, iter(range(100))
+        Windows.cut = lambda self, n: die() if next(done) == 4 else cut(self, n)
+    else:
+        save = train.save_file
+
+        def half(content, path, metadata):
+            save(content, path, metadata)
+            if f".{where}-" in str(path) and (folder / "last.safetensors").exists():
+                os.truncate(path, os.path.getsize(path) // 2)
+                die()
+
+        train.save_file = half
+    fit(run(folder, (1, 2)), waves(), waves(3, seed=1), device="cpu")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["step", "best", "last"])
+def test_killed_in_the_middle_of_an_epoch_or_of_writing(tmp_path, where):
+    """A process that SIGKILL ends in the second epoch, or with half of its second checkpoint written."""
+    folder = tmp_path / "parts"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), where, str(folder)]
+    assert run_script(command).returncode == -signal.SIGKILL
+    assert load_weights(folder, "last").keys() == {1, 2}
+    left = [name for name in os.listdir(folder) if name.startswith(".")]
+    assert len(left) == (0 if where == "step" else 1)
+    train_one(folder, (1, 2))
+    assert_same(folder, train_one(tmp_path / "whole", (1, 2)))
+    assert sorted(os.listdir(folder)) == ["best.safetensors", "last.safetensors", "log.csv", "run.json"]
+
+
+def run_script(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent)])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+# What a step does
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("cell", ["convlstm", "minconvgru"])
+def test_is_a_plain_loop_with_torchs_adam_and_a_cosine(tmp_path, weight_decay, cell):
+    settings = replace(SETTINGS, weight_decay=weight_decay)
+    folder = train_one(tmp_path / "run", (1,), settings, cell, precision="64-true")
+
+    model = build(1, cell).double()
+    adam = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=weight_decay)
+    windows = Windows(waves().double(), 3, settings.batch, settings.noise, [1])
+    validation = fixed_windows(waves(3, seed=1).double(), 4)
+    step, log = 0, []
+    for epoch in range(settings.epochs):
+        windows.start_epoch(epoch)
+        losses = []
+        for n in range(3):
+            inputs, targets = (x[0] for x in windows.cut(n))
+            adam.param_groups[0]["lr"] = settings.lr * (1 + math.cos(math.pi * step / 9)) / 2
+            adam.zero_grad()
+            loss = mse_loss(model(inputs[:, :2], 1), targets)
+            loss.backward()
+            adam.step()
+            losses.append(loss.item())
+            step += 1
+        with torch.no_grad():
+            log.append((sum(losses) / 3, mse_loss(model(validation[:, :2], 1), validation[:, 1:]).item()))
+    for name, weight in load_weights(folder, "last")[1].items():
+        torch.testing.assert_close(weight, model.state_dict()[name], rtol=0, atol=1e-12)
+    found = [(row["train_loss"], row["validation_loss"]) for row in read_log(folder)]
+    for one, other in zip(found, log, strict=True):
+        assert one == pytest.approx(other, rel=1e-10)
+
+
+def test_learning_rate_falls_with_the_cosine_of_the_step(tmp_path):
+    folder = train_one(tmp_path / "run")
+    expected = [1e-2 * (1 + math.cos(math.pi * step / 9)) / 2 for step in (2, 5, 8)]  # of the epochs' last steps
+    assert [row["lr"] for row in read_log(folder)] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("cell", ["convgru", "convlstm", "minconvlstm"])
+def test_seeds_together_are_seeds_alone(tmp_path, cell):
+    settings = replace(SETTINGS, clip=0.3)
+    together = train_one(tmp_path / "all", (3, 1, 2), settings, cell, precision="64-true")
+    for seed in (1, 2, 3):
+        alone = train_one(tmp_path / str(seed), (seed,), settings, cell, precision="64-true")
+        for which in ("last", "best"):
+            found, expected = load_weights(together, which)[seed], load_weights(alone, which)[seed]
+            for name in expected:
+                torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+        losses = [row["validation_loss"] for row in read_log(together) if row["seed"] == seed]
+        assert losses == pytest.approx([row["validation_loss"] for row in read_log(alone)], rel=1e-9)
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_clipping_bounds_each_seeds_norm_and_keeps_its_direction(tmp_path, monkeypatch, seeds):
+    def gradients(clip: float | None, folder: Path) -> torch.Tensor:
+        """Those Adam sees at the first step [S, parameters]."""
+        seen = []
+
+        def step(adam):
+            weights = adam.param_groups[0]["params"]
+            seen.append(torch.cat([weight.grad.reshape(len(seeds), -1) for weight in weights], 1).clone())
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", lambda self, *_: step(self))
+            with pytest.raises(KeyboardInterrupt):
+                train_one(folder, seeds, replace(SETTINGS, clip=clip), precision="64-true")
+        return seen[0]
+
+    free = gradients(None, tmp_path / "free")
+    bound = free.norm(dim=1).mean().item() if len(seeds) > 1 else free.norm().item() / 2
+    clipped = gradients(bound, tmp_path / "clipped")
+    expected = free * (bound / free.norm(dim=1, keepdim=True)).clamp(max=1)
+    torch.testing.assert_close(clipped, expected, rtol=1e-4, atol=0)
+    assert (clipped.norm(dim=1) <= bound * (1 + 1e-12)).all()
+    if len(seeds) > 1:  # some are above the mean and some below
+        assert 0 < (free.norm(dim=1) > bound).sum() < len(seeds)
+
+
+def test_learns_to_move_a_field_on(tmp_path):
+    settings = replace(SETTINGS, epochs=20, lr=2e-2)
+    job = run(tmp_path / "run", (1,), settings, hidden=8)
+    folder = fit(job, waves(16), waves(8, seed=1), device="cpu")
+    losses = [row["validation_loss"] for row in read_log(folder)]
+    assert losses[-1] < 0.6 * losses[0]
+    truth = waves(8, seed=1)
+    assert losses[-1] < 0.1 * mse_loss(truth[:, 1:], truth[:, :-1]).item()  # persistence
+
+
+def test_bfloat16_stays_near_float32(tmp_path):
+    half, single = (train_one(tmp_path / name, precision=name) for name in ("bf16-mixed", "32-true"))
+    losses = [[row["validation_loss"] for row in read_log(folder)] for folder in (half, single)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.1)
+    assert all(weight.dtype == torch.float32 for weight in load_weights(half)[1].values())
+
+
+# What a run leaves
+
+
+def test_best_weights_are_those_of_the_lowest_validation_loss(tmp_path):
+    settings = replace(SETTINGS, epochs=6, lr=0.3)  # too large, so that the last is not the best
+    folder = train_one(tmp_path / "run", (1, 2, 3), settings, precision="64-true")
+    windows = fixed_windows(waves(3, seed=1).double(), 4)
+    differ = 0
+    for seed in (1, 2, 3):
+        losses = [row["validation_loss"] for row in read_log(folder) if row["seed"] == seed]
+        for which, expected in (("best", min(losses)), ("last", losses[-1])):
+            model = restore(build(seed).double(), load_weights(folder, which)[seed])
+            with torch.no_grad():
+                assert mse_loss(model(windows[:, :2], 1), windows[:, 1:]).item() == pytest.approx(expected, rel=1e-9)
+        differ += losses[-1] != min(losses)
+    assert differ
+
+
+def test_log_counts_every_epoch_of_every_seed_once(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_one(tmp_path / "run", (5, 4))
+    log = read_log(train_one(tmp_path / "run", (5, 4)))
+    assert [(row["epoch"], row["seed"]) for row in log] == [(1, 5), (1, 4), (2, 5), (2, 4), (3, 5), (3, 4)]
+    assert tuple(log[0]) == train.LOG_COLUMNS and all(row["seconds"] > 0 for row in log)
+
+
+def test_folder_says_what_produced_it(tmp_path):
+    folder = train_one(tmp_path / "run", (1, 2))
+    assert sorted(os.listdir(folder)) == ["best.safetensors", "last.safetensors", "log.csv", "run.json"]
+    found = json.loads((folder / "run.json").read_text())
+    assert found["settings"] == asdict(SETTINGS) and found["seeds"] == [1, 2]
+    assert found["parameters"] == sum(weight.numel() for weight in build(1).parameters())
+    assert "MinConvLSTM" in "\n".join(found["model"]) and found["dtype"] == "torch.float32"
+    assert {"hardware", "python", "torch", "git_revision"} <= found["provenance"].keys()
+    assert len(set(found["data"].values())) == 2
+
+
+def test_finished_checkpoints_hold_no_moments(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_one(tmp_path / "run")
+    weights = set(build(1).state_dict())
+    kinds = {"model"} | {f"adam/{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+    last = tmp_path / "run" / "last.safetensors"
+    assert set(load_file(last)) == {f"{kind}/{name}" for kind in kinds for name in weights}
+    train_one(tmp_path / "run")
+    assert set(load_file(last)) == {f"model/{name}" for name in weights}
+
+
+def test_weights_go_back_into_a_model(tmp_path):
+    weights = load_weights(train_one(tmp_path / "run", (1, 2)))
+    model = restore(build(9), weights[2])
+    assert all(torch.equal(weight, weights[2][name]) for name, weight in model.state_dict().items())
+    for other in (build(1, "convgru"), build(1, hidden=4), build(1, layers=2)):
+        with pytest.raises(ValueError, match="weights do not fit the model"):
+            restore(other, weights[1])
+
+
+# Damage
+
+
+def test_a_loss_that_turns_nan_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_one(tmp_path / "run", (7, 8))
+    before = contents(tmp_path / "run")
+    cut = Windows.cut
+
+    def spoil(windows, n):
+        inputs, targets = cut(windows, n)
+        targets[1] = math.nan
+        return inputs, targets
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, spoil)
+        with pytest.raises(FloatingPointError, match=r"loss of seed 8 became \[nan.* in epoch 3 of .*run; .*epoch 2"):
+            train_one(tmp_path / "run", (7, 8))
+    assert contents(tmp_path / "run") == before
+    assert_same(train_one(tmp_path / "run", (7, 8)), train_one(tmp_path / "whole", (7, 8)))
+
+
+def test_a_learning_rate_too_large_is_told(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"seed 1 became .*checkpoint is of epoch 0.*lower lr or clip"):
+        train_one(tmp_path / "run", (1,), replace(SETTINGS, lr=1e30))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_weight(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 16
+    path.write_bytes(content)
+
+
+def flip_log(path: Path) -> None:
+    content = path.read_bytes()
+    at = content.index(b"train_loss") + 16
+    path.write_bytes(content[:at] + (b"1" if content[at : at + 1] != b"1" else b"2") + content[at + 1 :])
+
+
+def foreign(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path)
+
+
+def no_safetensors(path: Path) -> None:
+    path.write_text("epoch,loss\n1,0.5\n")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_weight, flip_log, foreign, no_safetensors])
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_damaged_checkpoints_are_named_and_left(tmp_path, monkeypatch, damage, which):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_one(tmp_path / "run")
+    damage(tmp_path / "run" / f"{which}.safetensors")
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"run/{which}\.safetensors is no whole checkpoint"):
+        train_one(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"run/{which}\.safetensors is no whole checkpoint"):
+        load_weights(tmp_path / "run", which)
+    assert contents(tmp_path / "run") == before
+
+
+def test_weights_of_another_model_in_the_checkpoint(tmp_path, monkeypatch):
+    for cell in ("minconvlstm", "minconvgru"):
+        with monkeypatch.context() as patch:
+            stop_at(patch, 4, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                train_one(tmp_path / cell, (1,), SETTINGS, cell)
+    os.replace(tmp_path / "minconvgru" / "last.safetensors", tmp_path / "minconvlstm" / "last.safetensors")
+    with pytest.raises(ValueError, match=r"last\.safetensors holds the weights of another model"):
+        train_one(tmp_path / "minconvlstm")
+
+
+@pytest.mark.parametrize(
+    "options, key",
+    [
+        ({"settings": replace(SETTINGS, lr=2e-2)}, "settings"),
+        ({"settings": replace(SETTINGS, epochs=5)}, "settings"),
+        ({"seeds": (2,)}, "seeds"),
+        ({"seeds": (1, 2)}, "seeds"),
+        ({"cell": "minconvexplstm"}, "model"),
+        ({"padding": "zeros"}, "model"),
+        ({"precision": "64-true"}, "dtype"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused_and_left(tmp_path, options, key):
+    folder = train_one(tmp_path / "run")
+    before = contents(folder)
+    with pytest.raises(ValueError, match=rf"folder .*run holds another run: its {key} is"):
+        train_one(folder, **options)
+    assert contents(folder) == before
+
+
+def test_other_data_in_the_folder_are_refused(tmp_path):
+    folder = train_one(tmp_path / "run")
+    for data in ((waves(seed=5), waves(3, seed=1)), (waves(), waves(3, seed=5))):
+        with pytest.raises(ValueError, match="holds another run: its data is"):
+            fit(run(folder), *data, device="cpu")
+
+
+def test_a_damaged_run_json_is_named(tmp_path):
+    folder = train_one(tmp_path / "run")
+    (folder / "run.json").write_text('{"settings": ')
+    with pytest.raises(ValueError, match=r"run\.json is not a whole JSON file"):
+        train_one(folder)
+
+
+def test_missing_runs(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no checkpoint .*none/best\.safetensors"):
+        load_weights(tmp_path / "none")
+    with pytest.raises(ValueError, match="which must be one of best, last; got 'first'"):
+        load_weights(tmp_path, "first")
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_fit_all_in_two_processes_is_one_by_one(tmp_path):
+    def runs(folder: str) -> list[Run]:
+        cells = ("minconvgru", "convlstm", "convgru")
+        return [run(tmp_path / folder / cell, (1,), SETTINGS, cell) for cell in cells]
+
+    data = waves(), waves(3, seed=1)
+    together = fit_all(runs("two"), *data, device="cpu", processes=2)
+    for one, other in zip(together, fit_all(runs("one"), *data, device="cpu", processes=1), strict=True):
+        assert one.name == other.name
+        assert_same(one, other)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_in_a_process_is_told(tmp_path):
+    bad = run(tmp_path / "bad", (1,), replace(SETTINGS, lr=1e30))
+    with pytest.raises(FloatingPointError, match="bad"):
+        fit_all([bad, run(tmp_path / "good")], waves(), waves(3, seed=1), device="cpu", processes=2)
+
+
+RANKS = """
+    import sys
+    from pathlib import Path
+    from test_train import *
+
+    torch.set_num_threads(1)
+    settings = replace(SETTINGS, batch=4, clip=0.3)
+    for seeds in ((1,), (1, 2)):
+        folder = Path(sys.argv[1]) / str(len(seeds))
+        fit(run(folder, seeds, settings), waves(8), waves(1, seed=1), device="cpu", precision="64-true")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_are_one(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(textwrap.dedent(RANKS))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run_script([sys.executable, *torchrun, str(script), str(tmp_path / "two")])
+    assert done.returncode == 0, done.stderr
+    done = run_script([sys.executable, str(script), str(tmp_path / "one")])
+    assert done.returncode == 0, done.stderr
+    for seeds in ((1,), (1, 2)):
+        two, one = tmp_path / "two" / str(len(seeds)), tmp_path / "one" / str(len(seeds))
+        for seed in seeds:
+            found, expected = load_weights(two, "last")[seed], load_weights(one, "last")[seed]
+            for name in expected:
+                torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+        for row, other in zip(rows(two), rows(one), strict=True):
+            assert row == pytest.approx(other, rel=1e-5)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"context": 0}, ValueError, "context must be at least 1; got 0"),
+        ({"horizon": -1}, ValueError, "horizon must be at least 0; got -1"),
+        ({"horizon": 1.0}, TypeError, "horizon must be a whole number; got 1.0"),
+        ({"epochs": 0}, ValueError, "epochs must be at least 1; got 0"),
+        ({"batch": "all"}, TypeError, "batch must be a whole number; got 'all'"),
+        ({"lr": 0}, ValueError, "lr must be above 0 and finite; got 0"),
+        ({"lr": None}, TypeError, "lr must be a number; got None"),
+        ({"weight_decay": -0.1}, ValueError, "weight_decay must be at least 0 and finite; got -0.1"),
+        ({"noise": math.nan}, ValueError, "noise must be at least 0 and finite; got nan"),
+        ({"clip": 0}, ValueError, "clip must be above 0 and finite; got 0"),
+    ],
+)
+def test_settings_rejected(options, error, message):
+    with pytest.raises(error, match=message):
+        Training(**options)
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"seeds": ()}, ValueError, r"seeds must be one or more different whole numbers; got \[\]"),
+        ({"seeds": (1, 1)}, ValueError, r"seeds must be one or more different whole numbers; got \[1, 1\]"),
+        ({"seeds": (-1,)}, ValueError, "seeds must be at least 0; got -1"),
+        ({"seeds": (1.5,)}, TypeError, "seeds must be a whole number; got 1.5"),
+        ({"train": waves().long()}, TypeError, "train must be a floating-point tensor; got torch.int64"),
+        ({"train": waves()[0]}, ValueError, r"train must be \[N, T, C, H, W\].*\[8, 1, 4, 4\]"),
+        ({"train": waves(frames=3)}, ValueError, "train must have at least 4 frames; got 3"),
+        ({"train": waves(1)}, ValueError, "batch must be at most the number of trajectories, 1; got 2"),
+        ({"validation": waves().numpy()}, TypeError, "validation must be a floating-point tensor; got ndarray"),
+        ({"validation": waves(frames=3)}, ValueError, "validation must have at least 4 frames; got 3"),
+        ({"train": waves().expand(-1, -1, 2, -1, -1)}, ValueError, r"frames must be \[B, T >= 1, 1, 4, 4\]"),
+        ({"device": "gpu"}, ValueError, "device must be one of auto, cpu, cuda; got 'gpu'"),
+        ({"device": None}, TypeError, "device must be a string"),
+        ({"precision": "16"}, ValueError, "precision must be one of 32-true, 64-true, bf16-mixed; got '16'"),
+    ],
+)
+def test_fit_rejects(tmp_path, options, error, message):
+    options = {"train": waves(), "validation": waves(), "device": "cpu", "seeds": (1,)} | options
+    with pytest.raises(error, match=message):
+        fit(run(tmp_path / "run", options.pop("seeds")), **options)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_cuda_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device must be auto or cpu where there is no CUDA GPU; got cuda"):
+        train.pick_device("cuda")
+    assert train.pick_device().type == "cpu"
+
+
+def test_fit_all_rejects(tmp_path):
+    data = waves(), waves(3, seed=1)
+    with pytest.raises(ValueError, match="runs must have a folder each; got"):
+        fit_all([run(tmp_path / "a"), run(tmp_path / "a", (2,))], *data)
+    with pytest.raises(ValueError, match="processes must be at least 1; got 0"):
+        fit_all([run(tmp_path / "a")], *data, processes=0)
+    assert not list(tmp_path.iterdir())
