@@ -166,10 +166,12 @@ def runs(profile: Profile, setting: str) -> list[Run]:
     ]
 
 
-def train_all(profile: Profile, setting: str, device: str = "auto") -> list[Path]:
-    """Trains every model and seed, or what is left of it; the folders of the runs."""
+def train_all(profile: Profile, device: str = "auto") -> dict[str, list[Path]]:
+    """Trains every setting, model and seed, or what is left of it; the folders of the runs by setting."""
     data = load_data(profile, device)
-    return fit_all(runs(profile, setting), data["train"], data["validation"], device=device)
+    wanted = [run for setting in profile.training for run in runs(profile, setting)]
+    fit_all(wanted, data["train"], data["validation"], device=device)
+    return {setting: [run.folder for run in runs(profile, setting)] for setting in profile.training}
 
 
 def trained_models(profile: Profile, setting: str, device: str = "auto") -> Iterator[tuple[str, int, Forecaster]]:

@@ -13,7 +13,7 @@ PACKAGES = ("minconv", "torch", "numpy", "xarray", "lightning-fabric")
 
 @cache
 def git_revision() -> str:
-    """Short hash of the checkout's commit, with ``+`` behind it where tracked code differs; ``unknown`` outside git."""
+    """Short hash of the checkout's commit, with ``+`` behind it where the package differs from it; or ``unknown``."""
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -41,7 +41,11 @@ def hardware(device: str | torch.device = "cpu") -> str:
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, str]:
     """Versions, hardware, system and git revision as plain strings, ready for JSON or file attributes."""
-    found = {"hardware": hardware(device), "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
+    found = {
+        "hardware": hardware(device),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -39,6 +39,8 @@ from minconv.files import atomic, read_json, write_json
 from minconv.progress import progress
 from minconv.provenance import provenance
 
+LAST, BEST = "last.safetensors", "best.safetensors"
+WORTH_PROCESSES = 500  # steps: to start a process takes as long as some 50
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 LOG_COLUMNS = ("epoch", "seed", "lr", "train_loss", "validation_loss", "seconds")
 
@@ -154,24 +156,36 @@ def fit_all(
     if len({Path(run.folder) for run in runs}) < len(runs):
         raise ValueError(f"runs must have a folder each; got {[str(run.folder) for run in runs]}")
     processes = whole("processes", torch.get_num_threads() if processes is None else processes, 1)
-    if pick_device(device).type != "cpu" or min(processes, len(runs)) == 1 or "WORLD_SIZE" in os.environ:
+    steps = {run.folder: len(train) // run.settings.batch for run in runs}  # of an epoch
+    before = {run.folder: _epochs_done(run) for run in runs}
+    left = [run for run in runs if before[run.folder] < run.settings.epochs]
+    total = sum((run.settings.epochs - before[run.folder]) * steps[run.folder] for run in left)
+    if (
+        pick_device(device).type != "cpu"
+        or min(processes, len(left)) < 2
+        or total < WORTH_PROCESSES
+        or "WORLD_SIZE" in os.environ
+    ):
         return [fit(run, train, validation, device=device, **options) for run in runs]
-    steps = {run.folder: len(train) // run.settings.batch for run in runs}
-    total = sum(steps[run.folder] * run.settings.epochs for run in runs)
+    quiet = options.pop("quiet", False)
+    options |= {"device": device, "quiet": True}
+    for run in runs:
+        if run not in left:
+            fit(run, train, validation, **options)  # only checks that the folder is the run's
     with (
-        progress(total=total, unit="step", quiet=options.pop("quiet", False)) as bar,
+        progress(total=total, unit="step", quiet=quiet) as bar,
         ProcessPoolExecutor(processes, get_context("spawn"), _end_with_parent) as pool,
     ):
-        options |= {"device": device, "quiet": True}
-        waiting = {pool.submit(fit, run, train, validation, **options): run for run in runs}
+        waiting = {pool.submit(fit, run, train, validation, **options): run for run in left}
         try:
             while waiting:
                 done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
                     del waiting[future]
-                logs = [(run, read_log(run.folder)) for run in runs if (Path(run.folder) / "log.csv").exists()]
-                bar.update(sum(log[-1]["epoch"] * steps[run.folder] for run, log in logs) - bar.n)
+                logs = [(run, read_log(run.folder)) for run in left if (Path(run.folder) / "log.csv").exists()]
+                now = sum((log[-1]["epoch"] - before[run.folder]) * steps[run.folder] for run, log in logs)
+                bar.update(now - bar.n)
                 active = [
                     f"{run.name} {log[-1]['validation_loss']:.1e}" for run, log in logs if run in waiting.values()
                 ]
@@ -181,6 +195,11 @@ def fit_all(
                 process.terminate()
             raise
     return [Path(run.folder) for run in runs]
+
+
+def _epochs_done(run: Run) -> int:
+    last = Path(run.folder) / LAST
+    return _read(last)[1]["epoch"] if last.exists() else 0
 
 
 def _end_with_parent() -> None:
@@ -270,12 +289,12 @@ class _Fit:
         self.best_loss = self._best_losses()
         self.best = self._weights()
         if self.epoch:
-            kept, _ = _read(self.folder / "best.safetensors")
+            kept, _ = _read(self.folder / BEST)
             self.best = {name: kept[name].to(fabric.device) for name in self.best}
 
     @property
     def last(self) -> Path:
-        return self.folder / "last.safetensors"
+        return self.folder / LAST
 
     @property
     def steps_left(self) -> int:
@@ -358,7 +377,7 @@ class _Fit:
 
     def _save(self) -> None:
         header = {"seeds": self.seeds, "epoch": self.epoch, "log": self.log}
-        _write(self.folder / "best.safetensors", self.best, header)
+        _write(self.folder / BEST, self.best, header)
         with atomic(self.folder / "log.csv") as temporary, open(temporary, "w", newline="") as file:
             table = csv.DictWriter(file, LOG_COLUMNS)
             table.writeheader()

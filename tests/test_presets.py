@@ -113,7 +113,7 @@ def test_from_data_to_trained_models(monkeypatch, tmp_path):
         "test": (2, 6, 1, 16, 16),
     }
     assert not torch.equal(data["train"][:, 0], data["test"][:, 0])
-    folders = presets.train_all(tiny, "short", "cpu")
+    folders = presets.train_all(tiny, "cpu")["short"]
     found = list(presets.trained_models(tiny, "short", "cpu"))
     assert len(folders) == len(found) == len(CELLS)
     assert [(cell, seed) for cell, seed, _ in found] == [(cell, 5) for cell in presets.HIDDEN]
