@@ -11,6 +11,8 @@ from minconv.cells import CELLS, Cell, MinimalCell, cell_class
 from minconv.scan import BACKENDS
 from minconv.scan.gates import g
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 MINIMAL = [name for name, kind in CELLS.items() if issubclass(kind, MinimalCell)]
 

@@ -7,6 +7,8 @@ from minconv import Forecaster
 from minconv.cells import CELLS
 from minconv.ensemble import Ensemble
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def models(count: int, cell: str = "minconvlstm", **options) -> list[Forecaster]:
     torch.manual_seed(0)

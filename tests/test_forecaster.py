@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from minconv import Forecaster, MinConvLSTM, from_reference
 from minconv.cells import CELLS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COUNTS = {
     "Navier-Stokes": (
         {"layers": 4, "size": (16, 16), "padding": "circular"},

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from minconv.layers import PADDINGS, PaddedConv2d, _Wrap, on_frames
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def conv(padding: str, kernel: int = 3, into: int = 2, out: int = 3) -> PaddedConv2d:
     torch.manual_seed(0)

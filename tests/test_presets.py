@@ -10,6 +10,8 @@ from minconv import presets
 from minconv.cells import CELLS
 from minconv.presets import PROFILES, build_model, get_profile
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_paper_has_the_published_settings():
     paper = PROFILES["paper"]

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from minconv.scan import BACKENDS, GATINGS, gated_scan, linear, linear_scan
 from minconv.scan.gates import INITIAL_STATE, coefficients, g, log_coefficients, log_g
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # largest error relative to the largest value; the logarithms lose digits with T, and more of them with large gates
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 3e-2}
 LOOSER = {"logspace": 200}

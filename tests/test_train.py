@@ -21,17 +21,10 @@ from minconv.data.windows import Windows, fixed_windows
 from minconv.seeds import generator
 from minconv.train import Run, Training, fit, fit_all, load_weights, read_log, restore
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = Training(context=2, horizon=1, epochs=3, batch=2, lr=1e-2)
 SAMPLES = 6  # three steps an epoch
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums come out the same to the bit in whatever process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(seed: int, cell: str = "minconvlstm", **options) -> Forecaster:

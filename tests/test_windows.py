@@ -5,6 +5,8 @@ import torch
 
 from minconv.data.windows import Windows, check_trajectories, fixed_windows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def numbered(samples: int = 6, frames: int = 9) -> torch.Tensor:
     """Trajectories whose value is 100 * sample + frame."""
@@ -67,6 +69,8 @@ def test_noise_is_on_the_inputs_only_with_its_standard_deviation():
     assert inputs.std().item() == pytest.approx(0.05, rel=0.01) and abs(inputs.mean().item()) < 5e-4
     assert abs(torch.corrcoef(inputs.flatten(1))[0, 1].item()) < 0.01
     assert (trajectories == 0).all()
+    ((others, _),) = epoch(windows, 1)
+    assert abs(torch.corrcoef(torch.stack([inputs.flatten(), others.flatten()]))[0, 1].item()) < 0.01
 
 
 def test_noise_does_not_change_which_windows_are_cut():
