@@ -456,20 +456,26 @@ def test_missing_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_fit_all_in_two_processes_is_one_by_one(tmp_path):
+def test_fit_all_in_two_processes_is_one_by_one(tmp_path, monkeypatch):
     def runs(folder: str) -> list[Run]:
         cells = ("minconvgru", "convlstm", "convgru")
         return [run(tmp_path / folder / cell, (1,), SETTINGS, cell) for cell in cells]
 
     data = waves(), waves(3, seed=1)
-    together = fit_all(runs("two"), *data, device="cpu", processes=2)
-    for one, other in zip(together, fit_all(runs("one"), *data, device="cpu", processes=1), strict=True):
-        assert one.name == other.name
+    alone = fit_all(runs("one"), *data, device="cpu", processes=2)  # too little work to start processes for
+    fit(runs("two")[1], *data, device="cpu")  # one is done before
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "WORTH_PROCESSES", 0)
+        stop_at(patch, 0, interrupt)  # in this process, which trains nothing
+        together = fit_all(runs("two"), *data, device="cpu", processes=2)
+    assert [folder.name for folder in together] == ["minconvgru", "convlstm", "convgru"]
+    for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_in_a_process_is_told(tmp_path):
+def test_a_run_that_fails_in_a_process_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "WORTH_PROCESSES", 0)
     bad = run(tmp_path / "bad", (1,), replace(SETTINGS, lr=1e30))
     with pytest.raises(FloatingPointError, match="bad"):
         fit_all([bad, run(tmp_path / "good")], waves(), waves(3, seed=1), device="cpu", processes=2)
@@ -561,6 +567,17 @@ def test_cuda_where_there_is_none(monkeypatch):
     with pytest.raises(ValueError, match="device must be auto or cpu where there is no CUDA GPU; got cuda"):
         train.pick_device("cuda")
     assert train.pick_device().type == "cpu"
+
+
+def test_fit_all_refuses_a_folder_of_another_run_or_a_damaged_one(tmp_path):
+    done, left = train_one(tmp_path / "done"), run(tmp_path / "left")
+    data = waves(), waves(3, seed=1)
+    with pytest.raises(ValueError, match=r"done holds another run: its seeds is \[1\]"):
+        fit_all([run(done, (2,)), left], *data, device="cpu")
+    truncate(done / "last.safetensors")
+    with pytest.raises(ValueError, match=r"done/last\.safetensors is no whole checkpoint"):
+        fit_all([left, run(done)], *data, device="cpu")
+    assert not left.folder.exists()
 
 
 def test_fit_all_rejects(tmp_path):
