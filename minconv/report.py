@@ -1,4 +1,4 @@
-"""The README's table of results, made from the committed numbers: ``python -m minconv.report [--check]``."""
+"""The README's results, made from the committed numbers: ``python -m minconv.report [--check]``."""
 
 import argparse
 import math
@@ -23,6 +23,8 @@ def results(
     profile: str,
     hardware: str,
     facts: Mapping[str, Any],
+    speedup: Mapping[str, float],
+    frames: int,
 ) -> dict[str, Any]:
     """The content of figures/results.json.
 
@@ -32,6 +34,7 @@ def results(
         details: for each model ``label``, ``parameters`` and ``seconds_per_step`` of training.
         profile, hardware: what ran, and where.
         facts: what the reader of the table should know of the experiment, words to numbers.
+        speedup: how many times as fast as ConvLSTM each model trains on ``frames`` teacher-forced frames.
 
     Raises:
         ValueError: details for other models than those of ``parts`` (persistence needs none).
@@ -48,6 +51,7 @@ def results(
         }
 
     content = {"profile": profile, "hardware": hardware, "facts": dict(facts), "settings": list(parts)}
+    content["long_sequence"] = {"frames": frames, "speedup": dict(speedup)}
     content["rows"] = [{"model": model, **details[model], "errors": errors(model)} for model in details]
     if all("persistence" in found.model for found in parts.values()):
         content["persistence"] = {
@@ -87,13 +91,45 @@ def table(content: Mapping[str, Any]) -> str:
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "; ".join(notes) + "."])
 
 
+def findings(content: Mapping[str, Any]) -> str:
+    """Markdown list: the paper's two claims as measured, best minimal cell against best classical one."""
+    rows = {row["model"]: row for row in content["rows"]}
+    minimal = [model for model in rows if model.startswith("min")]
+    frames, speedup = content["long_sequence"]["frames"], content["long_sequence"]["speedup"]
+    base = rows["convlstm"]["seconds_per_step"]
+
+    def listed(values: Mapping[str, float]) -> str:
+        return ", ".join(f"{rows[model]['label']} {values[model]:.2f}" for model in minimal)
+
+    steps = {model: base / row["seconds_per_step"] for model, row in rows.items()}
+    lines = [
+        f"- **Speed** (times as fast as ConvLSTM, {content['hardware']}): training on {frames} teacher-forced frames "
+        f"{listed(speedup)}; a training step of the experiment, 20 teacher-forced frames and 5 in closed loop, "
+        f"{listed(steps)}."
+    ]
+    for setting in content["settings"]:
+        best = {}
+        for kind, models in (("minimal", minimal), ("classical", [model for model in rows if model not in minimal])):
+            found = {model: rows[model]["errors"][setting]["closed_loop"] for model in models}
+            finite = {model: row for model, row in found.items() if None not in row}
+            model = min(finite, key=lambda model: statistics.mean(finite[model]), default=None)
+            best[kind] = (
+                f"{rows[model]['label']} with {_percent(finite[model])}" if model else "none that stayed finite"
+            )
+        lines.append(
+            f"- **Closed-loop error, {setting}**: best minimal cell {best['minimal']}, "
+            f"best classical cell {best['classical']} (RMSE × 100)."
+        )
+    return "\n".join(lines)
+
+
 def updated(readme: str, content: Mapping[str, Any]) -> str:
     """``readme`` with the region between the marks rewritten; raises ValueError where there is not one."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in rest or END in before + after:
         raise ValueError(f"README must hold {BEGIN} and {END} once each, in this order")
-    return f"{before}{BEGIN}\n{table(content)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{table(content)}\n\n{findings(content)}\n{END}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ CONTENT = {
     "hardware": "a CPU, 2 threads",
     "facts": {"training trajectories": 64, "epochs": 20},
     "settings": ["published", "no decay"],
+    "long_sequence": {"frames": 512, "speedup": {"convlstm": 1.0, "minconvlstm": 1.25}},
     "rows": [
         {
             "model": "convlstm",
@@ -23,6 +24,16 @@ CONTENT = {
             "errors": {
                 "published": {"teacher_forced": [0.06, 0.08], "closed_loop": [0.19, 0.21]},
                 "no decay": {"teacher_forced": [0.05, 0.05], "closed_loop": [None, 0.2]},
+            },
+        },
+        {
+            "model": "minconvlstm",
+            "label": "MinConvLSTM",
+            "parameters": 175449,
+            "seconds_per_step": 0.0842,
+            "errors": {
+                "published": {"teacher_forced": [0.06, 0.06], "closed_loop": [0.3, 0.3]},
+                "no decay": {"teacher_forced": [0.05, 0.05], "closed_loop": [0.18, 0.22]},
             },
         },
     ],
@@ -45,10 +56,17 @@ def test_table():
     lines = report.table(CONTENT).splitlines()
     expected = "| ConvLSTM | 182,524 | 42 | 7.00 ± 1.41 | 20.00 ± 1.41 | 5.00 ± 0.00 | not finite for 1 of 2 |"
     assert lines[2] == expected
-    assert lines[3] == "| Persistence |  |  | 8.50 | 68.80 | 8.50 | 68.80 |"
-    assert len({line.count("|") for line in lines[:4]}) == 1
+    assert lines[4] == "| Persistence |  |  | 8.50 | 68.80 | 8.50 | 68.80 |"
+    assert len({line.count("|") for line in lines[:5]}) == 1
     assert "over 2 seeds" in lines[-1] and "`laptop` on a CPU, 2 threads" in lines[-1]
     assert lines[-1].endswith("training trajectories 64; epochs 20.")
+
+
+def test_findings():
+    speed, published, no_decay = report.findings(CONTENT).splitlines()
+    assert "on 512 teacher-forced frames MinConvLSTM 1.25;" in speed and "in closed loop, MinConvLSTM 0.50." in speed
+    assert "MinConvLSTM with 30.00 ± 0.00" in published and "ConvLSTM with 20.00 ± 1.41" in published
+    assert "MinConvLSTM with 20.00 ± 2.83" in no_decay and "classical cell none that stayed finite" in no_decay
 
 
 def test_writes_between_the_marks_only_and_once(files):
@@ -113,10 +131,10 @@ def test_results_from_a_summary():
         {"model": ["convlstm", "persistence"], "seed": [1, 2]},
     )
     details = {"convlstm": {"label": "ConvLSTM", "parameters": 182524, "seconds_per_step": 0.01}}
-    found = report.results({"published": parts}, details, "smoke", "a CPU", {"epochs": 1})
+    found = report.results({"published": parts}, details, "smoke", "a CPU", {"epochs": 1}, {"convlstm": 1.0}, 16)
     assert found["rows"][0]["errors"] == {"published": {"teacher_forced": [0.1, 0.2], "closed_loop": [0.5, None]}}
     assert found["persistence"] == {"published": {"teacher_forced": [0.3], "closed_loop": [0.7]}}
     json.dumps(found, allow_nan=False)
     assert "not finite for 1 of 2" in report.table(found)
     with pytest.raises(ValueError, match="details must be given for convlstm of setting published; got none"):
-        report.results({"published": parts}, {}, "smoke", "a CPU", {})
+        report.results({"published": parts}, {}, "smoke", "a CPU", {}, {}, 16)
