@@ -22,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
     os.environ.setdefault("OMP_NUM_THREADS", "2")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for a core in use slow a run a hundredfold
     os.environ.pop("MPLBACKEND", None)  # Agg would keep figures out of the notebooks
     patterns = config.getoption("nbval_sanitize_with", None)
     if patterns:  # nbval looks for it in the working directory
