@@ -91,7 +91,18 @@ SCHEMES = {
         "order": 1,
     },
 }
+
+
+def flow() -> xr.Dataset:
+    values = RNG.uniform(0.5, 1, (2, 5, 12))
+    return xr.Dataset(
+        {"deviation": (("grid", "sample", "time"), values), "correlation": (("grid", "sample", "lag"), values)},
+        {"grid": ["64 × 64", "16 × 16"], "time": range(12), "lag": range(12)},
+    )
+
+
 FIGURES = {
+    "scan_schematic": plots.scan_schematic,
     "scan_accuracy": lambda: plots.scan_accuracy(scans(output=1e-8, gradient=3e-8)),
     "scan_speed": lambda: plots.scan_speed(scans(forward=1e-5, training=3e-5)),
     "frames": lambda: plots.frames_strip(strip(("truth",)).sel(row="truth", drop=True)),
@@ -99,6 +110,7 @@ FIGURES = {
     "rollout_errors": lambda: plots.frames_strip(strip(), context=20, errors=True),
     "spectrum": lambda: plots.spectrum(collected(("convlstm",), (1,)).spectrum_truth.sel(time=[1, 10, 50])),
     "model_spectra": lambda: plots.model_spectra(collected(), 50),
+    "flow_statistics": lambda: plots.flow_statistics(flow()),
     "solver_convergence": lambda: plots.solver_convergence(SCHEMES),
     "training_curves": lambda: plots.training_curves(logs()),
     "error_curves": lambda: plots.error_curves(collected()),
@@ -133,6 +145,19 @@ def test_figure_is_drawn_and_labelled(name):
 
 def labels(fig: Figure) -> list[str]:
     return [text.get_text() for text in fig.legends[0].get_texts()]
+
+
+@pytest.mark.parametrize("steps, rounds", [(2, 1), (5, 3), (8, 3), (9, 4)])
+def test_scan_takes_the_logarithm_of_the_steps(steps, rounds):
+    loop, scan = plots.scan_schematic(steps).axes
+    depth = [max(max(line.get_ydata(), default=0) for line in ax.lines) for ax in (loop, scan)]
+    assert depth == [steps, rounds]
+
+
+def test_statistics_are_medians_over_the_samples():
+    data = flow()
+    line = plots.flow_statistics(data).axes[1].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), data.correlation.isel(grid=0).median("sample"))
 
 
 def test_every_model_is_in_the_legend():
