@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-REFERENCE = ROOT.parent / "shared" / "reference"
+REFERENCE = Path(__file__).resolve().parent / "reference"
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +21,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def reference() -> Callable[[str], dict[str, np.ndarray]]:
-    """``reference("minconvlstm_circular")``: arrays of ../shared/reference by name; skips where they are absent."""
+    """``reference("minconvlstm_circular")``: the arrays of a file of tests/reference by name."""
 
     def load(name: str) -> dict[str, np.ndarray]:
-        path = REFERENCE / f"{name}.npz"
-        if not path.exists():
-            pytest.skip(f"{path} is not at hand")
-        with np.load(path) as arrays:
+        with np.load(REFERENCE / f"{name}.npz") as arrays:
             return dict(arrays)
 
     return load
