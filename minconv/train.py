@@ -418,7 +418,7 @@ class _Fit:
         return torch.tensor(list(best.values()), device=self.fabric.device, dtype=self.validation.dtype)
 
     def _claim_folder(self, model: nn.Module, data: dict[str, str], dtype: torch.dtype) -> None:
-        """Writes run.json, or checks that the folder's is of this very run."""
+        """Checks that the folder's checkpoint is of this very run; where there is none yet, writes run.json."""
         what = {
             "settings": asdict(self.settings),
             "seeds": self.seeds,
@@ -428,8 +428,8 @@ class _Fit:
             "data": data,
         }
         path = self.folder / "run.json"
-        if path.exists():
-            found = read_json(path)
+        if self.last.exists():
+            found = read_json(path) if path.exists() else {}
             differing = [key for key in what if found.get(key) != what[key]]
             if differing:
                 key = differing[0]
@@ -483,6 +483,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         found = _checksum(metadata["run"], tensors)
         if metadata.get("sha256", found) != found:
             raise ValueError("its content does not match its checksum")
-        return tensors, json.loads(metadata["run"])
+        header = json.loads(metadata["run"])
+        if missing := {"seeds", "epoch", "log"}.difference(header):
+            raise ValueError(f"its header has no {', '.join(sorted(missing))}")
+        return tensors, header
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no whole checkpoint ({error!r}); remove it to begin anew") from error

@@ -380,11 +380,15 @@ def foreign(path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, path)
 
 
+def of_another_program(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path, {"run": "{}"})
+
+
 def no_safetensors(path: Path) -> None:
     path.write_text("epoch,loss\n1,0.5\n")
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_weight, flip_log, foreign, no_safetensors])
+@pytest.mark.parametrize("damage", [truncate, flip_weight, flip_log, foreign, of_another_program, no_safetensors])
 @pytest.mark.parametrize("which", ["last", "best"])
 def test_damaged_checkpoints_are_named_and_left(tmp_path, monkeypatch, damage, which):
     with monkeypatch.context() as patch:
@@ -436,6 +440,26 @@ def test_other_data_in_the_folder_are_refused(tmp_path):
     for data in ((waves(seed=5), waves(3, seed=1)), (waves(), waves(3, seed=5))):
         with pytest.raises(ValueError, match="holds another run: its data is"):
             fit(run(folder), *data, device="cpu")
+
+
+def test_a_folder_without_a_checkpoint_takes_a_corrected_run(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_one(tmp_path / "run", (7,), replace(SETTINGS, lr=1.0))
+    assert os.listdir(tmp_path / "run") == ["run.json"]
+    folder = train_one(tmp_path / "run")
+    assert json.loads((folder / "run.json").read_text())["settings"] == asdict(SETTINGS)
+    assert_same(folder, train_one(tmp_path / "other"))
+
+
+def test_a_checkpoint_without_its_run_json_is_refused_and_left(tmp_path):
+    folder = train_one(tmp_path / "run")
+    (folder / "run.json").unlink()
+    before = contents(folder)
+    with pytest.raises(ValueError, match="holds another run: its settings is None"):
+        train_one(folder)
+    assert contents(folder) == before
 
 
 def test_a_damaged_run_json_is_named(tmp_path):
