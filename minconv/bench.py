@@ -16,6 +16,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from minconv.device import pick_device
 from minconv.errors import choice, whole
 from minconv.progress import progress
 
@@ -38,6 +39,7 @@ def measure(cases: Mapping[str, Call], repeats: int, warmup: int = 1, device: De
         raise ValueError("cases must hold at least one call; got none")
     whole("repeats", repeats, 1)
     whole("warmup", warmup, 0)
+    device = pick_device(device)
     rounds = []
     collecting = gc.isenabled()
     gc.collect()
@@ -63,7 +65,8 @@ def peak_memory(call: Call, device: Device = "cpu") -> int:
     On a GPU by the allocator's own count; on the CPU from every allocation and release of PyTorch's allocator, those
     within an operator included. The process's size would tell what was ever kept, not what is needed.
     """
-    if torch.device(device).type == "cuda":
+    device = pick_device(device)
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -164,7 +167,7 @@ def _shown_and_predicted(frames: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
     return frames[:, :shown], frames[:, 1:]
 
 
-def _seconds(call: Call, device: Device) -> float:
+def _seconds(call: Call, device: torch.device) -> float:
     _finish(device)
     started = time.perf_counter()
     call()
@@ -172,9 +175,9 @@ def _seconds(call: Call, device: Device) -> float:
     return time.perf_counter() - started
 
 
-def _finish(device: Device) -> None:
+def _finish(device: torch.device) -> None:
     """Waits for what a GPU has been given to do."""
-    if torch.device(device).type == "cuda":
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from minconv.cells import cell_class
 from minconv.data import navier_stokes
+from minconv.device import pick_device
 from minconv.errors import choice
 from minconv.forecaster import Forecaster
 from minconv.metrics import collect, evaluate, persistence, rollout
 from minconv.seeds import generator
-from minconv.train import Run, Training, fit_all, load_weights, pick_device, restore
+from minconv.train import Run, Training, fit_all, load_weights, restore
 
 # hidden channels that give every model about 175,000 parameters
 HIDDEN = {"convgru": 28, "convlstm": 25, "minconvgru": 49, "minconvlstm": 40, "minconvexplstm": 40}
@@ -140,7 +141,7 @@ def make_data(profile: Profile, device: str = "auto") -> dict[str, Path]:
     paths = {}
     for number, (split, samples, frames) in enumerate(zip(SPLITS, profile.samples, profile.frames, strict=True)):
         path = home() / "data" / f"navier_stokes_{split}_{samples}x{frames}.nc"
-        paths[split] = navier_stokes.generate(path, samples, frames, seed=number, device=pick_device(device).type)
+        paths[split] = navier_stokes.generate(path, samples, frames, seed=number, device=device)
     return paths
 
 

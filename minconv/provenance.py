@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from minconv.device import pick_device
+
 PACKAGES = ("minconv", "torch", "numpy", "xarray", "lightning-fabric")
 
 
@@ -28,7 +30,7 @@ def git_revision() -> str:
 
 def hardware(device: str | torch.device = "cpu") -> str:
     """The device's name in words, such as ``NVIDIA H200`` or ``Intel Xeon, 2 threads``."""
-    if torch.device(device).type == "cuda":
+    if pick_device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
     try:

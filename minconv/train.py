@@ -33,6 +33,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minconv.data.windows import Windows, check_trajectories, fixed_windows
+from minconv.device import pick_device
 from minconv.ensemble import Ensemble
 from minconv.errors import choice, positive, whole
 from minconv.files import atomic, read_json, write_json
@@ -155,6 +156,7 @@ def fit_all(
     """
     if len({Path(run.folder) for run in runs}) < len(runs):
         raise ValueError(f"runs must have a folder each; got {[str(run.folder) for run in runs]}")
+    check_trajectories(train, 2, "train")
     processes = whole("processes", torch.get_num_threads() if processes is None else processes, 1)
     steps = {run.folder: len(train) // run.settings.batch for run in runs}  # of an epoch
     before = {run.folder: _epochs_done(run) for run in runs}
@@ -244,14 +246,6 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
             {name: (int if name in ("epoch", "seed") else float)(value) for name, value in row.items()}
             for row in csv.DictReader(file)
         ]
-
-
-def pick_device(device: str = "auto") -> torch.device:
-    """``auto`` is the GPU if there is one, else the CPU. Raises ValueError on an unknown or absent device."""
-    choice("device", device, ("auto", "cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device must be auto or cpu where there is no CUDA GPU; got cuda")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class _Fit:

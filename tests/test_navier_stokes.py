@@ -312,6 +312,7 @@ def test_what_is_no_whole_file_is_named_and_left_alone(tmp_path, made):
         ({"viscosity": -1}, ValueError, "viscosity must be"),
         ({"step": 0.0}, ValueError, "step must be above 0"),
         ({"dtype": torch.float16}, ValueError, "dtype must be one of float32, float64; got 'float16'"),
+        ({"device": "tpu"}, ValueError, "device must be one of auto, cpu, cuda; got 'tpu'"),
         ({"batch": 0}, ValueError, "batch must be at least 1"),
         ({"seed": -1}, ValueError, "seed must be at least 0"),
         ({"amplitude": 1e4}, FloatingPointError, "sample 0 at t = "),

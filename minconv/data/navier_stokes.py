@@ -32,6 +32,7 @@ import xarray as xr
 from torch import Tensor
 from torch.fft import fft, fft2, ifft, ifft2, irfft, irfft2, rfft, rfft2
 
+from minconv.device import pick_device
 from minconv.errors import choice, positive, whole
 from minconv.files import atomic
 from minconv.progress import progress
@@ -261,6 +262,7 @@ def compare_with_published(
     ``published_error`` (relative L2 at ``time``, root mean square over the samples, against ``solve`` in float64 with
     a quarter of the step), and the quotients ``speedup`` and ``accuracy``, in which above 1 favours ``solve``.
     """
+    device = pick_device(device)
     w0, force, viscosity = initial_vorticity(samples).to(device), forcing().to(device), 1e-3
     truth = solve(w0, [time], viscosity=viscosity, forcing=force, step=step / 4).cpu()
     schemes = {
@@ -315,7 +317,7 @@ def generate(
     if _even(size) % whole("pool", pool, 1):
         raise ValueError(f"pool must divide size = {size}; got {pool}")
     precision = choice("dtype", str(dtype).removeprefix("torch."), DTYPES)
-    device = torch.device(device)
+    dtype, device = DTYPES[precision], pick_device(device)
     if batch is None:  # what the cores' caches hold, or what hides the kernel launches of a GPU
         batch = 16 * torch.get_num_threads() if device.type == "cpu" else 1024
     whole("batch", batch, 1)
@@ -340,7 +342,7 @@ def generate(
     force = forcing(size, amplitude).to(device, dtype)
     vorticity = np.empty((samples, frames, size // pool, size // pool), np.float32)
     starts = range(0, samples, batch)
-    with torch.no_grad(), progress(total=len(starts) * frames, desc=f"{path.name}", unit="frame") as bar:
+    with torch.no_grad(), progress(total=len(starts) * frames, desc=path.name, unit="frame") as bar:
         for start in starts:
             count = min(batch, samples - start)
             w0 = initial_vorticity(count, size, seed, first + start, alpha, tau).to(device, dtype)
@@ -375,7 +377,7 @@ def load(path: str | Path) -> xr.DataArray:
 
 def frames(path: str | Path, device: str | torch.device = "cpu") -> Tensor:
     """The trajectories of ``path`` as float32 ``[samples, frames, 1, y, x]`` on ``device``; raises as ``load`` does."""
-    return torch.from_numpy(load(path).values).unsqueeze(2).to(device)
+    return torch.from_numpy(load(path).values).unsqueeze(2).to(pick_device(device))
 
 
 def _write(path: Path, vorticity: np.ndarray, parameters: dict[str, Any], device: torch.device) -> None:
