@@ -210,7 +210,7 @@ def test_a_place_gives_the_same_numbers_always():
 @pytest.mark.parametrize("seed, error", [(-1, ValueError), (1.5, TypeError), ("1", TypeError)])
 def test_seeds_are_whole_numbers(seed, error):
     with pytest.raises(error, match="seed must be"):
-        seeds.generator(seed, "data")
+        seeds.generator(seed, "weights")
 
 
 # Provenance and progress
