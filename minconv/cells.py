@@ -23,13 +23,16 @@ class Cell(nn.Module):
     Args:
         in_channels: channels of the input frames.
         channels: channels of the hidden state and of the output.
-        kernel_size: odd size of the convolutions.
-        padding: ``zeros``, ``circular`` or ``cylinder``.
+        kernel_size: odd size of the convolutions, which each cell makes for itself.
+        padding: of the convolutions: ``zeros``, ``circular`` or ``cylinder``.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed, or frames or a state do not fit; the message names it.
     """
 
     initial: ClassVar[float] = 0.0
 
-    def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros"):
+    def __init__(self, in_channels: int, channels: int):
         super().__init__()
         self.in_channels = whole("in_channels", in_channels, 1)
         self.channels = whole("channels", channels, 1)
@@ -74,7 +77,7 @@ class MinimalCell(Cell):
     def __init__(
         self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", backend: str = "auto"
     ):
-        super().__init__(in_channels, channels, kernel_size, padding)
+        super().__init__(in_channels, channels)
         self.backend = choice("backend", backend, ("auto", *BACKENDS))
         self.conv = PaddedConv2d(in_channels, GATINGS[self.gating].blocks * channels, kernel_size, padding)
 
@@ -110,7 +113,7 @@ class ConvLSTM(Cell):
     """
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros"):
-        super().__init__(in_channels, channels, kernel_size, padding)
+        super().__init__(in_channels, channels)
         self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding)
 
     def init_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +137,7 @@ class ConvGRU(Cell):
     """z, r = s(conv_gates([x, h]));  n = tanh(conv_candidate([x, r h]));  h = (1 - z) h + z n   (arXiv 1511.06432)."""
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros"):
-        super().__init__(in_channels, channels, kernel_size, padding)
+        super().__init__(in_channels, channels)
         self.conv_gates = PaddedConv2d(in_channels + channels, 2 * channels, kernel_size, padding)
         self.conv_candidate = PaddedConv2d(in_channels + channels, channels, kernel_size, padding)
 

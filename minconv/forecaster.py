@@ -77,6 +77,8 @@ class Forecaster(nn.Module):
         self._check(frames)
         if states is None:
             states = [None] * len(self.cells)
+        elif not isinstance(states, (list, tuple)):
+            raise TypeError(f"states must be a list of {len(self.cells)}, one a layer; got {type(states).__name__}")
         elif len(states) != len(self.cells):
             raise ValueError(f"states must be a list of {len(self.cells)}, one a layer; got {len(states)}")
         x = on_frames(self.encoder, frames)
@@ -118,7 +120,7 @@ def from_reference(cell: str | type[Cell], state_dict: Mapping[str, Tensor], pad
         layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("cells."))
         model = Forecaster(cell, channels, hidden, layers, size, padding).to(weights["encoder.weight"].dtype)
         model.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"state_dict does not hold the weights of a published {name} model: {error}") from error
     return model
 

@@ -1,4 +1,4 @@
-"""Convolution on frames with the padding of the domain, and the norm of the residual stack."""
+"""Convolution on frames with the padding of the domain; what cells and forecaster share in handling frames."""
 
 from typing import Any
 

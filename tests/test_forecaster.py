@@ -300,5 +300,7 @@ def test_rejects_states():
     _, states = model.advance(x)
     with pytest.raises(ValueError, match="states must be a list of 2, one a layer; got 1"):
         model.advance(x, states[:1])
+    with pytest.raises(TypeError, match="states must be a list of 2, one a layer; got Tensor"):
+        model.advance(x, states[0])
     with pytest.raises(ValueError, match="state must be"):
         model.advance(x[:1], states)

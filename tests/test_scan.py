@@ -447,6 +447,7 @@ FRAME = torch.ones(2, 2, 4, 4)
         ((GATES, FRAME[..., :3], "lstm"), ValueError, r"h0 must be \[2, 2, 4, 4\]"),
         ((GATES, FRAME.double(), "lstm"), TypeError, "one dtype; got gates torch.float32, h0 torch.float64"),
         ((GATES, None, "lstm"), TypeError, "h0 must be a tensor; got NoneType"),
+        ((GATES.cfloat(), FRAME.cfloat(), "lstm"), TypeError, "gates and h0 must be real; got torch.complex64"),
     ],
 )
 def test_gated_scan_rejects(arguments, error, message):

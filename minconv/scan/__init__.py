@@ -57,11 +57,13 @@ def gated_scan(gates: Tensor, h0: Tensor, gating: str, backend: str = "auto") ->
         h [B, T, C, H, W]; its last frame is the new state.
 
     Raises:
-        TypeError, ValueError: as ``linear_scan``; also an unknown gating, or channels that are no multiple of k.
+        TypeError, ValueError: as ``linear_scan``; also complex gates, an unknown gating, or channels that are no multiple of k.
     """
     module = _backend(backend)
     blocks = GATINGS[choice("gating", gating, GATINGS)].blocks
     _check_tensors(gates=gates, h0=h0)
+    if gates.is_complex():  # g(u) asks for the sign of u
+        raise TypeError(f"gates and h0 must be real; got {gates.dtype}")
     if gates.dim() != 5 or gates.shape[2] % blocks:
         raise ValueError(f"gates must be [B, T, {blocks}C, H, W] for gating {gating}; got {list(gates.shape)}")
     _check_state("gates", gates, h0, (gates.shape[2] // blocks, *gates.shape[3:]))
