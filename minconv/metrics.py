@@ -16,10 +16,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from minconv.data.windows import check_trajectories
 from minconv.errors import whole
 
 TEACHER_FORCING, CLOSED_LOOP = PHASES = ("teacher forcing", "closed loop")
-Run = tuple[str, int | None]
+ModelSeed = tuple[str, int | None]
 
 
 @torch.no_grad()
@@ -86,6 +87,7 @@ def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") 
         TypeError, ValueError: frames of another rank or dtype, shapes that differ, a bad context.
     """
     context = _checked(truth, context)
+    check_trajectories(prediction, 1, "prediction")
     if prediction.shape != truth[:, 1:].shape:
         raise ValueError(f"prediction must have shape {list(truth[:, 1:].shape)}; got {list(prediction.shape)}")
     p, t = prediction.double().flatten(2), truth[:, 1:].to(prediction.device).double().flatten(2)
@@ -137,7 +139,7 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(parts, attrs=dataset.attrs)
 
 
-def collect(runs: Mapping[Run, xr.Dataset] | Iterable[tuple[Run, xr.Dataset]]) -> xr.Dataset:
+def collect(runs: Mapping[ModelSeed, xr.Dataset] | Iterable[tuple[ModelSeed, xr.Dataset]]) -> xr.Dataset:
     """Puts results of :func:`evaluate`, keyed by (model, seed), side by side with dims model, seed, time.
 
     A seed of None stands for every seed: ``("persistence", None)``. ``spectrum_truth`` has neither dim.
@@ -210,12 +212,8 @@ def _mean_spectrum(fields: Tensor) -> Tensor:
 
 def _checked(trajectories: Tensor, context: int) -> int:
     """Returns ``context`` if it leaves at least one closed-loop step of the trajectories [N, T, C, H, W]."""
-    if not isinstance(trajectories, Tensor) or not trajectories.is_floating_point():
-        got = trajectories.dtype if isinstance(trajectories, Tensor) else type(trajectories).__name__
-        raise TypeError(f"trajectories must be a tensor of floats; got {got}")
-    if trajectories.ndim != 5 or 0 in trajectories.shape:
-        raise ValueError(f"trajectories must have shape [N, T, C, H, W], none empty; got {list(trajectories.shape)}")
+    check_trajectories(trajectories, 3)
     frames = trajectories.shape[1]
-    if whole("context", context, least=1) > frames - 2:
+    if (context := whole("context", context, least=1)) > frames - 2:
         raise ValueError(f"context must be at most {frames - 2}, two less than the {frames} frames; got {context}")
-    return int(context)
+    return context

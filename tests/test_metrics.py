@@ -202,14 +202,16 @@ def test_context_out_of_range(context, error):
 
 def test_wrong_frames():
     truth = trajectories()
-    with pytest.raises(ValueError, match="trajectories must have shape"):
+    with pytest.raises(ValueError, match=r"trajectories must be \[N, T, C, H, W\]"):
         metrics.persistence(truth[0], 2)
-    with pytest.raises(ValueError, match="trajectories must have shape"):
+    with pytest.raises(ValueError, match=r"trajectories must be \[N, T, C, H, W\]"):
         metrics.persistence(truth[:0], 2)
-    with pytest.raises(TypeError, match="trajectories must be a tensor of floats"):
+    with pytest.raises(TypeError, match="trajectories must be a floating-point tensor; got"):
         metrics.persistence(truth.long(), 2)
-    with pytest.raises(TypeError, match="trajectories must be a tensor of floats"):
+    with pytest.raises(TypeError, match="trajectories must be a floating-point tensor; got"):
         metrics.persistence(truth.numpy(), 2)
+    with pytest.raises(TypeError, match="prediction must be a floating-point tensor; got NoneType"):
+        metrics.evaluate(None, truth, 2)
     with pytest.raises(ValueError, match="prediction must have shape"):
         metrics.evaluate(truth, truth, 2)
     with pytest.raises(ValueError, match="model must return"):
