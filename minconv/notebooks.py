@@ -270,12 +270,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs and publishes as the options ask. Returns 0, 1 (a notebook failed), 2 (bad options) or 130 (interrupted)."""
     options = parse(arguments, NOTEBOOKS)
 
-    from minconv.presets import default_profile, home
+    from minconv.presets import get_profile, home
 
     if options.home:
         os.environ["MINCONV_HOME"] = str(options.home)
     try:
-        profile = options.profile or default_profile()
+        profile = get_profile(options.profile).name
     except ValueError as error:
         print(f"./run_all.sh: {error}", file=sys.stderr)
         return 2

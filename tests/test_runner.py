@@ -331,5 +331,14 @@ def test_missing_python_says_what_to_install(tmp_path):
     assert "Python 3.11" in result.stderr and "install" in result.stderr
 
 
+def test_an_unknown_profile_in_the_environment_is_told_before_anything_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("MINCONV_PROFILE", "large")
+    monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
+    monkeypatch.setattr(notebooks, "run", None)
+    assert notebooks.main([]) == 2
+    assert "profile must be one of smoke, laptop, paper; got 'large'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_profiles_are_those_of_presets():
     assert tuple(presets.PROFILES) == notebooks.PROFILES
