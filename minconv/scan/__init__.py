@@ -57,7 +57,7 @@ def gated_scan(gates: Tensor, h0: Tensor, gating: str, backend: str = "auto") ->
         h [B, T, C, H, W]; its last frame is the new state.
 
     Raises:
-        TypeError, ValueError: as ``linear_scan``; also complex gates, an unknown gating, or channels that are no multiple of k.
+        TypeError, ValueError: as ``linear_scan``; also complex gates, an unknown gating, channels no multiple of k.
     """
     module = _backend(backend)
     blocks = GATINGS[choice("gating", gating, GATINGS)].blocks
