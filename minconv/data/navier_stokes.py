@@ -19,7 +19,6 @@ sample's flow.
 
 import hashlib
 import math
-import time as clock
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
@@ -244,47 +243,6 @@ def published_scheme(w0: Tensor, times: Sequence[float], viscosity: float, forci
         done = round(time / dt)
         states.append(ifft2(w).real)
     return torch.stack(states, 1)
-
-
-def compare_with_published(
-    samples: int = 32,
-    time: float = 20.0,
-    *,
-    step: float = 0.1,
-    dt: float = 1e-2,
-    repeats: int = 3,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float64,
-) -> dict[str, float]:
-    """Speed and error of ``solve`` and of ``published_scheme`` on the same 64 x 64 fields, measured in one run.
-
-    Returns ``seconds`` and ``published_seconds`` (medians over ``repeats``, taken in turn), ``error`` and
-    ``published_error`` (relative L2 at ``time``, root mean square over the samples, against ``solve`` in float64 with
-    a quarter of the step), and the quotients ``speedup`` and ``accuracy``, in which above 1 favours ``solve``.
-    """
-    device = pick_device(device)
-    w0, force, viscosity = initial_vorticity(samples).to(device), forcing().to(device), 1e-3
-    truth = solve(w0, [time], viscosity=viscosity, forcing=force, step=step / 4).cpu()
-    schemes = {
-        "": lambda w, until: solve(w, [until], viscosity=viscosity, forcing=force, step=step),
-        "published_": lambda w, until: published_scheme(w, [until], viscosity, force, dt),
-    }
-    taken, result = {name: [] for name in schemes}, {}
-    for scheme in schemes.values():
-        scheme(w0.to(dtype), step)  # the first call plans the FFTs
-    for _ in range(repeats):
-        for name, scheme in schemes.items():
-            start = clock.perf_counter()
-            found = scheme(w0.to(dtype), time).double().cpu()
-            taken[name].append(clock.perf_counter() - start)
-            error = (found - truth).square().sum((-2, -1)) / truth.square().sum((-2, -1))
-            result[f"{name}error"] = error.mean().sqrt().item()
-    for name in schemes:
-        result[f"{name}seconds"] = float(np.median(taken[name]))
-    return result | {
-        "speedup": result["published_seconds"] / result["seconds"],
-        "accuracy": result["published_error"] / result["error"],
-    }
 
 
 def generate(
