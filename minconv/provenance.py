@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+import minconv
+
 from minconv.device import pick_device
 
-PACKAGES = ("minconv", "torch", "numpy", "xarray", "lightning-fabric")
+PACKAGES = ("torch", "numpy", "xarray", "lightning-fabric")
 
 
 @cache
@@ -44,6 +46,7 @@ def hardware(device: str | torch.device = "cpu") -> str:
 def provenance(device: str | torch.device = "cpu") -> dict[str, str]:
     """Versions, hardware, system and git revision as plain strings, ready for JSON or file attributes."""
     found = {
+        "minconv": minconv.__version__,
         "hardware": hardware(device),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

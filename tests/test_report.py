@@ -21,6 +21,7 @@ CONTENT = {
             "label": "ConvLSTM",
             "parameters": 182524,
             "seconds_per_step": 0.0421,
+            "speedup": 1.0,
             "errors": {
                 "published": {"teacher_forced": [0.06, 0.08], "closed_loop": [0.19, 0.21]},
                 "no decay": {"teacher_forced": [0.05, 0.05], "closed_loop": [None, 0.2]},
@@ -31,6 +32,7 @@ CONTENT = {
             "label": "MinConvLSTM",
             "parameters": 175449,
             "seconds_per_step": 0.0842,
+            "speedup": 0.5,
             "errors": {
                 "published": {"teacher_forced": [0.06, 0.06], "closed_loop": [0.3, 0.3]},
                 "no decay": {"teacher_forced": [0.05, 0.05], "closed_loop": [0.18, 0.22]},
@@ -130,7 +132,7 @@ def test_results_from_a_summary():
         {name: (("model", "seed"), row) for name, row in values.items()},
         {"model": ["convlstm", "persistence"], "seed": [1, 2]},
     )
-    details = {"convlstm": {"label": "ConvLSTM", "parameters": 182524, "seconds_per_step": 0.01}}
+    details = {"convlstm": {"label": "ConvLSTM", "parameters": 182524, "seconds_per_step": 0.01, "speedup": 1.0}}
     found = report.results({"published": parts}, details, "smoke", "a CPU", {"epochs": 1}, {"convlstm": 1.0}, 16)
     assert found["rows"][0]["errors"] == {"published": {"teacher_forced": [0.1, 0.2], "closed_loop": [0.5, None]}}
     assert found["persistence"] == {"published": {"teacher_forced": [0.3], "closed_loop": [0.7]}}
