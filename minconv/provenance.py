@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 import minconv
-
 from minconv.device import pick_device
 
 PACKAGES = ("torch", "numpy", "xarray", "lightning-fabric")
