@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from minconv.cells import cell_class
+from minconv.cells import Cell, cell_class
 from minconv.data import navier_stokes
 from minconv.device import pick_device
 from minconv.errors import choice
@@ -68,11 +68,6 @@ class Profile:
     def run_folder(self, setting: str, cell: str, seeds: tuple[int, ...]) -> Path:
         """Of the run that trains these seeds of a cell together."""
         return self.folder / "runs" / setting / cell / "-".join(map(str, seeds))
-
-    @property
-    def groups(self) -> list[tuple[int, ...]]:
-        """Seeds that train together: all on a GPU, which one small model cannot fill; on the CPU each alone."""
-        return [self.seeds] if pick_device().type == "cuda" else [(seed,) for seed in self.seeds]
 
 
 PROFILES = {
@@ -128,12 +123,13 @@ def get_profile(name: str | None = None) -> Profile:
     return PROFILES[choice("profile", default_profile() if name is None else name, PROFILES)]
 
 
-def build_model(cell: str, seed: int, **options: int) -> Forecaster:
+def build_model(cell: str | type[Cell], seed: int, **options: int) -> Forecaster:
     """The Navier-Stokes forecaster of a cell at about 175,000 parameters, with the initial weights of a seed."""
     kind = cell_class(cell)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(generator(seed, "weights").initial_seed())
-        return Forecaster(kind, **{"hidden": HIDDEN.get(cell, 40)} | options)
+        hidden = {cell_class(name): channels for name, channels in HIDDEN.items()}
+        return Forecaster(kind, **{"hidden": hidden.get(kind, 40)} | options)
 
 
 def make_data(profile: Profile, device: str = "auto") -> dict[str, Path]:
@@ -151,9 +147,13 @@ def load_data(profile: Profile, device: str = "auto") -> dict[str, Tensor]:
     return {split: navier_stokes.frames(path, on) for split, path in make_data(profile, device).items()}
 
 
-def runs(profile: Profile, setting: str) -> list[Run]:
-    """Every model and seed to train for one of the profile's settings."""
+def runs(profile: Profile, setting: str, device: str = "auto") -> list[Run]:
+    """Every model and seed to train for one of the profile's settings.
+
+    On a GPU, which one small model cannot fill, all seeds of a model train together; on the CPU each alone.
+    """
     choice("setting", setting, profile.training)
+    groups = [profile.seeds] if pick_device(device).type == "cuda" else [(seed,) for seed in profile.seeds]
     return [
         Run(
             build=partial(build_model, cell),
@@ -163,21 +163,21 @@ def runs(profile: Profile, setting: str) -> list[Run]:
             name=f"{cell} {seeds[0]}" + (f"-{seeds[-1]}" if len(seeds) > 1 else ""),
         )
         for cell in HIDDEN
-        for seeds in profile.groups
+        for seeds in groups
     ]
 
 
 def train_all(profile: Profile, device: str = "auto") -> dict[str, list[Path]]:
     """Trains every setting, model and seed, or what is left of it; the folders of the runs by setting."""
     data = load_data(profile, device)
-    wanted = [run for setting in profile.training for run in runs(profile, setting)]
+    wanted = [run for setting in profile.training for run in runs(profile, setting, device)]
     fit_all(wanted, data["train"], data["validation"], device=device)
-    return {setting: [run.folder for run in runs(profile, setting)] for setting in profile.training}
+    return {setting: [run.folder for run in runs(profile, setting, device)] for setting in profile.training}
 
 
 def trained_models(profile: Profile, setting: str, device: str = "auto") -> Iterator[tuple[str, int, Forecaster]]:
     """Cell, seed and trained model (at its lowest validation loss), one after another."""
-    for run in runs(profile, setting):
+    for run in runs(profile, setting, device):
         cell = run.build.args[0]
         for seed, weights in load_weights(run.folder).items():
             yield cell, seed, restore(run.build(seed), weights).to(pick_device(device)).eval()

@@ -253,6 +253,8 @@ class _Fit:
 
     def __init__(self, run: Run, train: Tensor, validation: Tensor, fabric: Fabric, dtype: torch.dtype):
         self.run, self.settings, self.fabric = run, run.settings, fabric
+        if not isinstance(run.seeds, Sequence):
+            raise TypeError(f"seeds must be a sequence of whole numbers; got {run.seeds!r}")
         self.seeds = [whole("seeds", seed) for seed in run.seeds]
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or more different whole numbers; got {self.seeds}")

@@ -217,6 +217,7 @@ def test_speed_limit_decreases_with_the_step():
         ({"step": 0}, ValueError, "step must be above 0"),
         ({"step": math.nan}, ValueError, "step must be above 0 and finite"),
         ({"times": []}, ValueError, "times must be"),
+        ({"times": 1.0}, TypeError, r"times must be a sequence of numbers; got 1.0"),
         ({"times": [1.0, 1.0]}, ValueError, r"times must be .* increasing; got \[1.0, 1.0\]"),
         ({"times": [0.0]}, ValueError, "times must be .* above 0"),
         ({"times": [math.inf]}, ValueError, "times must be finite"),

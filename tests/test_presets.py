@@ -60,7 +60,7 @@ def test_home(monkeypatch, tmp_path):
     assert presets.home() == Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [*CELLS, *CELLS.values()])
 def test_models_have_about_the_same_size(cell):
     assert set(presets.HIDDEN) == set(CELLS)
     count = sum(weight.numel() for weight in build_model(cell, 0).parameters())

@@ -563,6 +563,7 @@ def test_settings_rejected(options, error, message):
 @pytest.mark.parametrize(
     "options, error, message",
     [
+        ({"seeds": 1}, TypeError, r"seeds must be a sequence of whole numbers; got 1"),
         ({"seeds": ()}, ValueError, r"seeds must be one or more different whole numbers; got \[\]"),
         ({"seeds": (1, 1)}, ValueError, r"seeds must be one or more different whole numbers; got \[1, 1\]"),
         ({"seeds": (-1,)}, ValueError, "seeds must be at least 0; got -1"),

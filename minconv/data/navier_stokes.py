@@ -68,6 +68,7 @@ def initial_vorticity(
 
 def forcing(size: int = 64, amplitude: float = 0.1) -> Tensor:
     """f = amplitude (sin 2 pi (x + y) + cos 2 pi (x + y)), float64 ``[size, size]``."""
+    positive("amplitude", amplitude, zero=True)
     x = torch.arange(_even(size), dtype=torch.float64) / size
     angle = 2 * math.pi * (x[:, None] + x)
     return amplitude * (angle.sin() + angle.cos())
@@ -407,7 +408,10 @@ def _checked(w0: Tensor, times: Sequence[float], forcing: Tensor | None) -> tupl
         raise ValueError(f"forcing must be [{size}, {size}] as w0 is; got {list(forcing.shape)}")
     if not w0.isfinite().all() or (forcing is not None and not forcing.isfinite().all()):
         raise ValueError("w0 and forcing must be finite; got nan or inf")
-    times = [float(time) for time in times]
+    try:
+        times = [float(time) for time in times]
+    except TypeError as error:
+        raise TypeError(f"times must be a sequence of numbers; got {times!r}") from error
     if not times or not all(a < b < math.inf for a, b in pairwise([0.0, *times])):
         raise ValueError(f"times must be finite, above 0 and increasing; got {times}")
     return w0, times
