@@ -281,6 +281,8 @@ def spectrum(spectra: xr.DataArray, label: str = "enstrophy (1 / unit time)²") 
 def model_spectra(dataset: xr.Dataset, time: int) -> Figure:
     """Spectrum of every model's predictions at one time, beside the truth's, and the ratio of the two.
 
+    Lines are means over seeds, bands reach from the least to the greatest.
+
     Args:
         dataset: from :func:`minconv.metrics.collect`.
         time: of the predicted frame.
@@ -290,9 +292,9 @@ def model_spectra(dataset: xr.Dataset, time: int) -> Figure:
         raise ValueError(f"time must be one of {dataset.time.values.tolist()}; got {time!r}")
     found = dataset[["spectrum", "spectrum_truth"]].sel(time=time, k=slice(1, None))
     fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9))
-    _lines(axes[0], found.spectrum, "model", "k", STYLE)
+    _lines(axes[0], found.spectrum, "model", "k", STYLE, extremes=True)  # over decades a deviation reaches below 0
     _curve(axes[0], found.k.values, *[found.spectrum_truth.values] * 3, STYLE["truth"])
-    _lines(axes[1], found.spectrum / found.spectrum_truth, "model", "k", STYLE)
+    _lines(axes[1], found.spectrum / found.spectrum_truth, "model", "k", STYLE, extremes=True)
     axes[1].axhline(1, **STYLE["truth"])
     for ax in axes:
         _wavenumbers(ax, found.spectrum)
@@ -539,8 +541,10 @@ def _mark_columns(axes: np.ndarray, closed: np.ndarray) -> None:
             ax.plot([-0.03, -0.03], [-0.05, 1.05], "k", transform=ax.transAxes, clip_on=False, in_layout=False)
 
 
-def _lines(ax: Axes, values: xr.DataArray, by: str, x: str, styles: Mapping[str, Mapping[str, Any]]) -> None:
-    """A line for each of ``by``: median and quartiles over repeats, mean and deviation over seeds."""
+def _lines(
+    ax: Axes, values: xr.DataArray, by: str, x: str, styles: Mapping[str, Mapping[str, Any]], extremes: bool = False
+) -> None:
+    """A line for each of ``by``: median and quartiles over repeats; mean and deviation, or ``extremes``, over seeds."""
     for name in values[by].values.tolist():
         row = values.sel({by: name})
         if "repeat" in row.dims:
@@ -548,6 +552,8 @@ def _lines(ax: Axes, values: xr.DataArray, by: str, x: str, styles: Mapping[str,
         elif "seed" in row.dims:
             mean, deviation = (part.value.values for part in spread(row.to_dataset(name="value")))
             low, middle, high = mean - deviation, mean, mean + deviation
+            if extremes:
+                low, high = row.min("seed", skipna=False).values, row.max("seed", skipna=False).values
         else:
             low = middle = high = row.values
         _curve(ax, row[x].values, low, middle, high, styles[choice(by, name, styles)])
