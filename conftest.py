@@ -23,6 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
     }
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for a core in use slow a run a hundredfold
+    import torch  # not before OpenMP's settings
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # the kernels for GPUs run on the CPU, slowly
     os.environ.pop("MPLBACKEND", None)  # Agg would keep figures out of the notebooks
     patterns = config.getoption("nbval_sanitize_with", None)
     if patterns:  # nbval looks for it in the working directory
@@ -53,4 +57,5 @@ def pytest_runtest_setup(item: pytest.Item):
         return (yield)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.delenv("TRITON_INTERPRET", raising=False)
         return (yield)

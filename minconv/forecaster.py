@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from minconv.cells import Cell, State, cell_class
 from minconv.errors import choice, whole
-from minconv.layers import PADDINGS, check_dtype, on_frames
+from minconv.layers import PADDINGS, ResidualNorm, check_dtype, on_frames
 
 
 class Forecaster(nn.Module):
@@ -47,8 +47,7 @@ class Forecaster(nn.Module):
         self.size = (whole("size[0]", size[0], 1), whole("size[1]", size[1], 1))
         self.encoder = nn.Conv2d(channels, hidden, 1)
         self.cells = nn.ModuleList(kind(hidden, hidden, padding=padding, **options) for _ in range(layers))
-        # over H x W with an affine map per pixel, shared by the channels, as in the paper
-        self.norms = nn.ModuleList(nn.LayerNorm(self.size) for _ in range(layers))
+        self.norms = nn.ModuleList(ResidualNorm(self.size) for _ in range(layers))
         self.decoder = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
@@ -85,7 +84,7 @@ class Forecaster(nn.Module):
         after = []
         for cell, norm, state in zip(self.cells, self.norms, states, strict=True):
             y, state = cell(x, state)
-            x = norm(x + y)
+            x = norm(x, y)
             after.append(state)
         return on_frames(self.decoder, x), after
 

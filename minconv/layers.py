@@ -1,41 +1,70 @@
 """Convolution on frames with the padding of the domain; what cells and forecaster share in handling frames."""
 
-from typing import Any
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minconv.errors import choice, whole
+from minconv.fused import cpu_kernels, fused
 
 # which axes are periodic (height, width); the others are padded with zeros
 PADDINGS = {"zeros": (False, False), "circular": (True, True), "cylinder": (False, True)}
 
 
-class _Wrap(torch.autograd.Function):
-    """Circular padding of one axis by ``width``; its gradient folds the margins back. Fewer copies than F.pad's."""
+def _places(x: Tensor) -> Tensor:
+    """Frames [N, C, H, W] as dense [N, HW, C], without a copy if they are channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
 
-    @staticmethod
-    def forward(x: Tensor, axis: int, width: int) -> Tensor:
-        size = x.shape[axis]
-        return torch.cat([x.narrow(axis, size - width, width), x, x.narrow(axis, 0, width)], dim=axis)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int, int], output: Tensor) -> None:
-        _, ctx.axis, ctx.width = inputs
+def _frames(x: Tensor, height: int, width: int) -> Tensor:
+    """Back from [N, HW, C] to [N, C, H, W], which is channels_last then."""
+    return x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        axis, width = ctx.axis, ctx.width
-        size = grad.shape[axis] - 2 * width
-        folded = grad.narrow(axis, width, size).clone()
-        folded.narrow(axis, size - width, width).add_(grad.narrow(axis, 0, width))
-        folded.narrow(axis, 0, width).add_(grad.narrow(axis, size + width, width))
-        return folded, None, None
 
-    @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, ...], x: Tensor, axis: int, width: int) -> tuple[Tensor, int]:
-        return _Wrap.apply(x.movedim(dims[0], 0), axis, width), 0  # axis counts from the end
+def _wrap(margins: tuple[int, int], x: Tensor) -> Tensor:
+    if not (kernels := cpu_kernels(x)):
+        return _wrap_eagerly(margins, x)
+    count, channels, height, width = x.shape
+    up, left = margins
+    padded = torch.empty((count, (height + 2 * up) * (width + 2 * left), channels), dtype=x.dtype)
+    kernels.wrap(x.dtype, padded.numel(), count, height, width, channels, up, left, _places(x), padded)
+    return _frames(padded, height + 2 * up, width + 2 * left)
+
+
+def _wrap_eagerly(margins: tuple[int, int], x: Tensor) -> Tensor:
+    for axis, width in zip((-2, -1), margins, strict=True):
+        if width:
+            size = x.shape[axis]
+            x = torch.cat([x.narrow(axis, size - width, width), x, x.narrow(axis, 0, width)], dim=axis)
+    return x
+
+
+def _fold(margins: tuple[int, int], grad: Tensor, tensors: Sequence[Tensor], output: None) -> tuple[Tensor]:
+    """The margins added back to where they were taken from."""
+    if kernels := cpu_kernels(grad):
+        count, channels, height, width = tensors[0].shape
+        x = torch.empty((count, height * width, channels), dtype=grad.dtype)
+        kernels.fold(grad.dtype, grad.numel(), count, height, width, channels, *margins, x, _places(grad))
+        return (_frames(x, height, width),)
+    for axis, width in zip((-1, -2), reversed(margins), strict=True):
+        if width:
+            size = grad.shape[axis] - 2 * width
+            folded = grad.narrow(axis, width, size).clone()
+            folded.narrow(axis, size - width, width).add_(grad.narrow(axis, 0, width))
+            folded.narrow(axis, 0, width).add_(grad.narrow(axis, size + width, width))
+            grad = folded
+    return (grad,)
+
+
+_fused_wrap = fused(_wrap, _fold, _wrap_eagerly, linear=True, batched=True)
+
+
+def wrap(margins: tuple[int, int], x: Tensor) -> Tensor:
+    """Circular padding of frames [N, C, H, W] by margins (rows, columns), with fewer copies than F.pad's."""
+    return (_wrap_eagerly if torch.compiler.is_compiling() else _fused_wrap)(margins, x)
 
 
 class PaddedConv2d(nn.Module):
@@ -54,23 +83,73 @@ class PaddedConv2d(nn.Module):
             raise ValueError(f"kernel_size must be odd, to keep height and width; got {kernel_size}")
         self.padding = choice("padding", padding, PADDINGS)
         conv = nn.Conv2d(whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1), kernel_size)
-        self.weight, self.bias = conv.weight, conv.bias
+        # in the format in which convolutions, scan and norm are fastest, and which they hand on
+        self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
+        self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
         width = self.weight.shape[-1] // 2
-        zeros = [width, width]
-        for axis, periodic in ((-2, PADDINGS[self.padding][0]), (-1, PADDINGS[self.padding][1])):
-            if periodic and width:
-                if x.shape[axis] < width:
-                    raise ValueError(f"frames must be at least {width} wide where they wrap; got {list(x.shape)}")
-                x = _Wrap.apply(x, axis, width)
-                zeros[axis] = 0
+        margins = tuple(width * periodic for periodic in PADDINGS[self.padding])
+        if x.shape[-2] < margins[0] or x.shape[-1] < margins[1]:
+            raise ValueError(f"frames must be at least {width} wide where they wrap; got {list(x.shape)}")
+        if any(margins):
+            x = wrap(margins, x)
+        zeros = tuple(width - margin for margin in margins)
         # autocast computes in half precision; what follows, a recurrence, keeps the precision of its input
-        return F.conv2d(x, self.weight, self.bias, padding=tuple(zeros)).to(x.dtype)
+        return F.conv2d(x, self.weight, self.bias, padding=zeros).to(x.dtype)
 
     def extra_repr(self) -> str:
         out, into, kernel, _ = self.weight.shape
         return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}"
+
+
+class ResidualNorm(nn.LayerNorm):
+    """norm(x + y) for x, y [B, T, C, H, W]: over H x W, with an affine map per pixel, shared by the channels."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        z = residual_norm(self.eps, x.flatten(0, 1), y.flatten(0, 1), self.weight, self.bias)
+        return z.unflatten(0, x.shape[:2])
+
+
+def _norm(epsilon: float, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    places = _places(x)
+    z, moments = torch.empty_like(places), places.new_empty(len(x), 2, x.shape[1])
+    affine = weight.flatten(), bias.flatten(), _constant(epsilon, x.dtype)
+    kernels = cpu_kernels(x)
+    kernels.norm_forward(x.dtype, x.numel(), *places.shape, places, _places(y), *affine, z, moments)
+    return _frames(z, *x.shape[-2:])
+
+
+def _norm_eagerly(epsilon: float, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.layer_norm(x + y, weight.shape, weight, bias, epsilon)
+
+
+def _norm_gradient(epsilon: float, grad: Tensor, tensors: Sequence[Tensor], output: None) -> tuple[Tensor, ...]:
+    x, y, weight, _ = tensors
+    places = _places(x)
+    grad_z, scratch = torch.empty_like(places), places.new_empty(len(x), 4, x.shape[1])
+    grad_affine = x.new_zeros(torch.get_num_threads(), 2, weight.numel())  # each thread adds to its own
+    affine = weight.flatten(), _constant(epsilon, x.dtype)
+    kernels = cpu_kernels(x)
+    kernels.norm_backward(
+        x.dtype, x.numel(), *places.shape, places, _places(y), *affine, _places(grad), grad_z, scratch, grad_affine
+    )
+    grad_z = _frames(grad_z, *x.shape[-2:])
+    return grad_z, grad_z, *grad_affine.sum(0).unflatten(1, weight.shape)
+
+
+@cache
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.tensor([value], dtype=dtype)
+
+
+_fused_norm = fused(_norm, _norm_gradient, _norm_eagerly)
+
+
+def residual_norm(epsilon: float, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The norm of x + y over H x W, for frames [N, C, H, W]; weight and bias [H, W]."""
+    one_dtype = x.dtype == y.dtype == weight.dtype
+    return (_fused_norm if one_dtype and cpu_kernels(x) else _norm_eagerly)(epsilon, x, y, weight, bias)
 
 
 def check_dtype(name: str, x: Tensor, weight: Tensor) -> None:
@@ -82,5 +161,5 @@ def check_dtype(name: str, x: Tensor, weight: Tensor) -> None:
 
 
 def on_frames(layer: nn.Module, x: Tensor) -> Tensor:
-    """Applies a layer for [N, C, H, W] to frames [B, T, C, H, W]."""
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    """Applies a layer for [N, C, H, W] to frames [B, T, C, H, W], whose precision is kept where autocast lowers it."""
+    return layer(x.flatten(0, 1)).to(x.dtype).unflatten(0, x.shape[:2])

@@ -39,6 +39,7 @@ from minconv.errors import choice, positive, whole
 from minconv.files import atomic, read_json, write_json
 from minconv.progress import progress
 from minconv.provenance import provenance
+from minconv.startup import keep_memory
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 WORTH_PROCESSES = 500  # steps: to start a process takes as long as some 50
@@ -123,6 +124,7 @@ def fit(
         FloatingPointError: a loss became infinite or NaN; the last checkpoint is kept.
     """
     choice("precision", precision, PRECISIONS)
+    keep_memory()
     dtype = torch.float64 if precision == "64-true" else torch.float32
     fabric = _fabric(pick_device(device), precision)
     this = _Fit(run, train, validation, fabric, dtype)
@@ -401,8 +403,10 @@ class _Fit:
         try:
             for name, weight in self.ensemble.model.named_parameters():
                 self.ensemble.stacked(weight).copy_(tensors[f"model/{name}"])
-                moments = {key: tensors[f"adam/{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                self.adam.state[weight] = {key: moment.to(weight.device) for key, moment in moments.items()}
+                moments = {"step": tensors[f"adam/step/{name}"].to(weight.device)}
+                for key in ("exp_avg", "exp_avg_sq"):  # laid out as the weight: the optimizer goes along both at once
+                    moments[key] = torch.empty_like(weight).copy_(tensors[f"adam/{key}/{name}"])
+                self.adam.state[weight] = moments
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"{self.last} holds the weights of another model: {error}") from error
 

@@ -1,12 +1,27 @@
-"""The padded convolution against torch's own padding; outputs and gradients."""
+"""The padded convolution and the residual norm against torch's own; outputs and gradients, by kernels and eagerly."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from minconv.layers import PADDINGS, PaddedConv2d, _Wrap, on_frames
+from minconv import layers
+from minconv.fused import cpu_kernels
+from minconv.layers import PADDINGS, PaddedConv2d, ResidualNorm, on_frames, wrap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=["kernels", "eager"], autouse=True)
+def way(request, monkeypatch) -> str:
+    """With the compiled kernels, and as where there are none; uninitialised memory holds NaN."""
+    if request.param == "eager":
+        monkeypatch.setattr(layers, "cpu_kernels", lambda x: None)
+    elif not cpu_kernels(torch.zeros(1)):
+        pytest.skip("needs numba")
+    for name in ("empty", "empty_like"):
+        make = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *size, make=make, **options: make(*size, **options).fill_(torch.nan))
+    return request.param
 
 
 def conv(padding: str, kernel: int = 3, into: int = 2, out: int = 3) -> PaddedConv2d:
@@ -54,22 +69,88 @@ def test_gradcheck(padding):
     assert torch.autograd.gradgradcheck(layer, (x,))
 
 
-@pytest.mark.parametrize("axis", [-2, -1])
-@pytest.mark.parametrize("width", [1, 2, 3])
-def test_wrap_takes_margins_from_the_other_side(axis, width):
-    x = frames(2, 1, 3, 4)
-    found = _Wrap.apply(x, axis, width)
-    size = x.shape[axis]
-    expected = x.index_select(axis, torch.arange(-width, size + width) % size)
-    assert torch.equal(found, expected)
-    assert torch.autograd.gradcheck(_Wrap.apply, (x.requires_grad_(), axis, width))
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("margins", [(0, 0), (1, 0), (0, 2), (1, 1), (3, 4), (2, 3)])
+def test_wrap_takes_margins_from_the_other_side(margins, memory):
+    x = frames(2, 5, 3, 4).contiguous(memory_format=FORMATS[memory])
+    expected = x
+    for axis, width in zip((-2, -1), margins, strict=True):
+        size = x.shape[axis]
+        expected = expected.index_select(axis, torch.arange(-width, size + width) % size)
+    assert torch.equal(wrap(margins, x), expected)
+    assert torch.equal(wrap(margins, x.float()), expected.float())
+    assert torch.autograd.gradcheck(lambda x: wrap(margins, x), x[:1, :2].requires_grad_())
 
 
 def test_wrap_in_vmap_over_any_dimension():
     x = frames(2, 3, 1, 4, 5)
     for dim in (0, 1):
-        found = torch.vmap(lambda one: _Wrap.apply(one, -1, 1), in_dims=dim)(x)
-        assert torch.equal(found, torch.stack([_Wrap.apply(one, -1, 1) for one in x.unbind(dim)]))
+        found = torch.vmap(lambda one: wrap((1, 2), one), in_dims=dim)(x)
+        assert torch.equal(found, torch.stack([wrap((1, 2), one) for one in x.unbind(dim)]))
+
+
+def normed(size: tuple[int, ...], dtype: torch.dtype = torch.float64):
+    """The residual norm with an affine map, and x, y [B, T, C, H, W] for it."""
+    norm = ResidualNorm(size[-2:]).to(dtype)
+    with torch.no_grad():
+        norm.weight.copy_(1 + frames(*size[-2:], seed=3))
+        norm.bias.copy_(frames(*size[-2:], seed=4))
+    return norm, (3 + frames(*size)).to(dtype).requires_grad_(), frames(*size, seed=2).to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("size", [(2, 3, 5, 4, 6), (1, 1, 40, 16, 16), (1, 2, 1, 3, 3), (1, 2, 17, 1, 5), (3, 1, 2, 7, 1)])
+def test_residual_norm_is_the_layer_norm_of_the_sum(size, dtype, tolerance):
+    norm, x, y = normed(size, dtype)
+    inputs, cotangent = (x, y, norm.weight, norm.bias), frames(*size, seed=5).to(dtype)
+    found = norm(x, y)
+    doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected = F.layer_norm(doubles[0] + doubles[1], size[-2:], *doubles[2:], norm.eps)
+    assert found.dtype == dtype
+    for one, other in zip(
+        [found, *torch.autograd.grad(found, inputs, cotangent)],
+        [expected, *torch.autograd.grad(expected, doubles, cotangent.double())],
+        strict=True,
+    ):
+        torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance * other.abs().max().item())
+
+
+def test_residual_norm_in_any_memory_format():
+    norm, x, y = normed((2, 3, 5, 4, 6))
+    strange = x.detach().movedim(2, -1).contiguous().movedim(-1, 2), y.detach().mT.contiguous().mT
+    assert not strange[0].is_contiguous() and not strange[1].is_contiguous()
+    torch.testing.assert_close(norm(*strange), norm(x, y), rtol=0, atol=1e-12)
+
+
+def test_gradients_of_the_residual_norm():
+    norm, x, y = normed((1, 2, 2, 2, 3))
+
+    def function(*inputs):
+        return layers.residual_norm(norm.eps, *(frame.flatten(0, 1) for frame in inputs[:2]), *inputs[2:])
+
+    inputs = (x, y, norm.weight, norm.bias)
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_residual_norm_in_vmap():
+    """Over models: frames and affine maps differ."""
+    stacked = [frames(3, 2, 2, 4, 5), frames(3, 2, 2, 4, 5, seed=2), frames(3, 4, 5, seed=3), frames(3, 4, 5, seed=4)]
+    found = torch.vmap(lambda *x: layers.residual_norm(1e-5, *x))(*stacked)
+    expected = torch.stack([layers.residual_norm(1e-5, *x) for x in zip(*stacked, strict=True)])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_residual_norm_shows_what_is_not_finite(bad):
+    norm, x, y = normed((2, 3, 5, 4, 6))
+    with torch.no_grad():
+        x[1, 2, 3, 0, 0] = bad
+    frame = norm(x, y)[1, 2]
+    assert frame[3].isnan().all() and frame[:3].isfinite().all() and frame[4].isfinite().all()
 
 
 def test_a_constant_stays_constant_where_nothing_is_zero():

@@ -4,9 +4,16 @@
 
 ``linear_scan`` takes a and b; ``gated_scan`` takes the raw output of a cell's convolution and forms a and b itself, so
 that a fused backend can do both in one pass. A backend is one file with these two functions; choosing one is an import.
+
+    reference   a loop, any dtype: what the others are tested against
+    logspace    as published, by cumsum and logcumsumexp
+    linear      eager operations in the linear domain, any device and dtype
+    cpu         fused, compiled by Numba
+    triton      fused, for CUDA GPUs
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -15,9 +22,13 @@ from torch import Tensor
 from minconv.errors import choice
 from minconv.scan.gates import GATINGS
 
-__all__ = ["BACKENDS", "GATINGS", "gated_scan", "linear_scan"]
+__all__ = ["BACKENDS", "GATINGS", "gated_scan", "linear_scan", "usable"]
 
-BACKENDS = ("reference", "logspace", "linear")
+BACKENDS = ("reference", "logspace", "linear", "cpu", "triton")
+
+
+_INSTALLED = {name: find_spec(name) is not None for name in ("numba", "triton")}
+_FUSED = {"cpu": ("cpu", "numba"), "cuda": ("triton", "triton")}  # by device: backend, and what it needs
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor, backend: str = "auto") -> Tensor:
@@ -26,22 +37,22 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor, backend: str = "auto") -> Tens
     Args:
         a, b: coefficients [B, T, ...], T >= 1.
         h0: initial state [B, ...].
-        backend: ``reference`` (a loop, any dtype, complex too), ``logspace`` (arXiv 2410.01201, appendix B; needs
-            a > 0, b >= 0, h0 >= 0), ``linear`` (eager, fast) or ``auto``.
+        backend: one of ``BACKENDS`` (``logspace`` needs a > 0, b >= 0, h0 >= 0), or ``auto``: the fused one of the
+            device if its compiler is installed and the numbers are real, else ``linear``.
 
     Returns:
         h [B, T, ...]; its last frame is the new state.
 
     Raises:
         TypeError: an argument is no floating-point (or complex) tensor, or dtypes differ.
-        ValueError: shapes do not fit, T = 0, devices differ, or the backend is unknown.
+        ValueError: shapes do not fit, T = 0, devices differ, or the backend is unknown or not for this device.
     """
-    module = _backend(backend)
+    choice("backend", backend, ("auto", *BACKENDS))
     _check_tensors(a=a, b=b, h0=h0)
     if a.shape != b.shape or a.dim() < 2:
         raise ValueError(f"a and b must have one shape [B, T, ...]; got a {list(a.shape)} and b {list(b.shape)}")
     _check_state("b", b, h0, b.shape[2:])
-    return module.linear_scan(a, b, h0)
+    return _module(backend, b).linear_scan(a, b, h0)
 
 
 def gated_scan(gates: Tensor, h0: Tensor, gating: str, backend: str = "auto") -> Tensor:
@@ -59,7 +70,7 @@ def gated_scan(gates: Tensor, h0: Tensor, gating: str, backend: str = "auto") ->
     Raises:
         TypeError, ValueError: as ``linear_scan``; also complex gates, an unknown gating, channels no multiple of k.
     """
-    module = _backend(backend)
+    choice("backend", backend, ("auto", *BACKENDS))
     blocks = GATINGS[choice("gating", gating, GATINGS)].blocks
     _check_tensors(gates=gates, h0=h0)
     if gates.is_complex():  # g(u) asks for the sign of u
@@ -67,12 +78,23 @@ def gated_scan(gates: Tensor, h0: Tensor, gating: str, backend: str = "auto") ->
     if gates.dim() != 5 or gates.shape[2] % blocks:
         raise ValueError(f"gates must be [B, T, {blocks}C, H, W] for gating {gating}; got {list(gates.shape)}")
     _check_state("gates", gates, h0, (gates.shape[2] // blocks, *gates.shape[3:]))
-    return module.gated_scan(gates, h0, gating)
+    return _module(backend, gates).gated_scan(gates, h0, gating)
 
 
-def _backend(name: str) -> ModuleType:
-    name = choice("backend", name, ("auto", *BACKENDS))
-    return import_module(f"minconv.scan.{'linear' if name == 'auto' else name}")
+def usable(device: torch.device | str) -> tuple[str, ...]:
+    """The backends that can be asked for on a device, with what is installed here."""
+    kind = torch.device(device).type
+    here = {"cpu": kind == "cpu" and _INSTALLED["numba"], "triton": _INSTALLED["triton"]}
+    if here["triton"]:
+        here["triton"] = import_module("minconv.scan.triton").available(kind)
+    return tuple(name for name in BACKENDS if here.get(name, True))
+
+
+def _module(backend: str, x: Tensor) -> ModuleType:
+    if backend == "auto":
+        fused, needs = _FUSED.get(x.device.type, ("linear", ""))
+        backend = fused if _INSTALLED.get(needs) and not x.is_complex() else "linear"
+    return import_module(f"minconv.scan.{backend}")
 
 
 def _check_tensors(**tensors: Tensor) -> None:

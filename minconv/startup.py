@@ -1,0 +1,28 @@
+"""Settings of the process that decide how fast CPU code runs."""
+
+import ctypes
+import os
+from functools import cache
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+
+
+@cache
+def keep_memory() -> bool:
+    """Lets the process keep the memory it frees, for the tensors of the next step.
+
+    By default glibc gives every large block back to the system when a tensor is freed, and has it again page by page,
+    each cleared first, for the next tensor of that size. That takes longer than many an operation on it. ``fit`` and
+    the benchmark call this; a training loop of your own gains as well. The process stays as large as it ever was.
+
+    Returns:
+        Whether it took effect: not where malloc is not glibc's, nor where a MALLOC_ variable says what is wanted.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return False
+    # no mappings of their own for large blocks; never a shrinking heap; which grows in steps of 64 MB
+    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1), mallopt(M_TOP_PAD, 1 << 26)])
