@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from minconv.cells import Cell, State, cell_class
 from minconv.errors import choice, whole
@@ -21,6 +22,8 @@ class Forecaster(nn.Module):
         layers: number of recurrent layers.
         size: (H, W) of a frame.
         padding: ``zeros``, ``circular`` or ``cylinder``.
+        checkpoint: keep nothing of a cell but its input for the gradient, and run the cell again: memory for time, for
+            long sequences.
         options: further arguments of the cell, such as ``kernel_size`` or ``backend``.
 
     Raises:
@@ -35,9 +38,11 @@ class Forecaster(nn.Module):
         layers: int = 4,
         size: tuple[int, int] = (16, 16),
         padding: str = "circular",
+        checkpoint: bool = False,
         **options: Any,
     ):
         super().__init__()
+        self.checkpoint = checkpoint
         kind = cell_class(cell)
         self.channels = whole("channels", channels, 1)
         whole("hidden", hidden, 1)
@@ -83,7 +88,10 @@ class Forecaster(nn.Module):
         x = on_frames(self.encoder, frames)
         after = []
         for cell, norm, state in zip(self.cells, self.norms, states, strict=True):
-            y, state = cell(x, state)
+            if self.checkpoint and torch.is_grad_enabled():
+                y, state = checkpoint(cell, x, state, use_reentrant=False)
+            else:
+                y, state = cell(x, state)
             x = norm(x, y)
             after.append(state)
         return on_frames(self.decoder, x), after

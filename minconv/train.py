@@ -125,10 +125,8 @@ def fit(
     """
     choice("precision", precision, PRECISIONS)
     keep_memory()
-    dtype = torch.float64 if precision == "64-true" else torch.float32
-    fabric = _fabric(pick_device(device), precision)
-    this = _Fit(run, train, validation, fabric, dtype)
-    hidden = quiet or this.done or not fabric.is_global_zero
+    this = _Fit(run, train, validation, _fabric(pick_device(device), precision), precision)
+    hidden = quiet or this.done or not this.fabric.is_global_zero
     with progress(desc=run.name, total=this.steps_left, unit="step", quiet=hidden) as bar:
         for news in this.steps():
             bar.update()
@@ -253,8 +251,9 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
 class _Fit:
     """A run on its way: what is on the device, and where it stands."""
 
-    def __init__(self, run: Run, train: Tensor, validation: Tensor, fabric: Fabric, dtype: torch.dtype):
-        self.run, self.settings, self.fabric = run, run.settings, fabric
+    def __init__(self, run: Run, train: Tensor, validation: Tensor, fabric: Fabric, precision: str):
+        self.run, self.settings, self.fabric, self.precision = run, run.settings, fabric, precision
+        dtype = torch.float64 if precision == "64-true" else torch.float32
         if not isinstance(run.seeds, Sequence):
             raise TypeError(f"seeds must be a sequence of whole numbers; got {run.seeds!r}")
         self.seeds = [whole("seeds", seed) for seed in run.seeds]
@@ -272,7 +271,7 @@ class _Fit:
         self.validation = fixed_windows(validation, length + 1)
         self.folder = Path(run.folder)
         models = [run.build(seed) for seed in self.seeds]
-        self._claim_folder(models[0], {"train": _digest(train), "validation": _digest(validation)}, dtype)
+        self._claim_folder(models[0], {"train": _digest(train), "validation": _digest(validation)})
         tensors, header = _read(self.last) if self.last.exists() else ({}, {"epoch": 0, "log": []})
         self.epoch, self.log = header["epoch"], header["log"]
         self.done = self.epoch >= self.settings.epochs
@@ -417,14 +416,14 @@ class _Fit:
             best[row["seed"]] = min(best[row["seed"]], row["validation_loss"])
         return torch.tensor(list(best.values()), device=self.fabric.device, dtype=self.validation.dtype)
 
-    def _claim_folder(self, model: nn.Module, data: dict[str, str], dtype: torch.dtype) -> None:
+    def _claim_folder(self, model: nn.Module, data: dict[str, str]) -> None:
         """Checks that the folder's checkpoint is of this very run; where there is none yet, writes run.json."""
         what = {
             "settings": asdict(self.settings),
             "seeds": self.seeds,
             "model": str(model).splitlines(),
             "parameters": sum(weight.numel() for weight in model.parameters()),
-            "dtype": str(dtype),
+            "precision": self.precision,
             "data": data,
         }
         path = self.folder / "run.json"

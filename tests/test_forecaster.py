@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from minconv import Forecaster, MinConvLSTM, from_reference
+from minconv.bench import peak_memory
 from minconv.cells import CELLS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,6 +112,20 @@ def test_gradients_flow_through_the_closed_loop(cell):
     with torch.no_grad():
         ahead, behind = (model(x + sign * step * direction, 2)[:, -1].square().sum() for sign in (1, -1))
     torch.testing.assert_close((through * direction).sum(), (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-9)
+
+
+def test_checkpoints_save_memory_and_change_nothing(cell):
+    model, lean = (make(cell, hidden=8, layers=4, checkpoint=checkpoint) for checkpoint in (False, True))
+    lean.load_state_dict(model.state_dict())
+    x = random(1, 24, 1, 4, 6)
+    found, memory = [], []
+    for one in (model, lean):
+        y = one(x, 2)
+        found.append([y, *torch.autograd.grad(y.square().sum(), list(one.parameters()))])
+        memory.append(peak_memory(lambda one=one: one(x).sum().backward()))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1, b.abs().max().item()))
+    assert memory[1] < 0.7 * memory[0]
 
 
 def test_advance_continues_a_sequence(cell):

@@ -304,7 +304,7 @@ def test_folder_says_what_produced_it(tmp_path):
     found = json.loads((folder / "run.json").read_text())
     assert found["settings"] == asdict(SETTINGS) and found["seeds"] == [1, 2]
     assert found["parameters"] == sum(weight.numel() for weight in build(1).parameters())
-    assert "MinConvLSTM" in "\n".join(found["model"]) and found["dtype"] == "torch.float32"
+    assert "MinConvLSTM" in "\n".join(found["model"]) and found["precision"] == "32-true"
     assert {"hardware", "python", "torch", "git_revision"} <= found["provenance"].keys()
     assert len(set(found["data"].values())) == 2
 
@@ -424,7 +424,8 @@ def test_weights_of_another_model_in_the_checkpoint(tmp_path, monkeypatch):
         ({"seeds": (1, 2)}, "seeds"),
         ({"cell": "minconvexplstm"}, "model"),
         ({"padding": "zeros"}, "model"),
-        ({"precision": "64-true"}, "dtype"),
+        ({"precision": "64-true"}, "precision"),
+        ({"precision": "bf16-mixed"}, "precision"),
     ],
 )
 def test_the_folder_of_another_run_is_refused_and_left(tmp_path, options, key):
