@@ -4,13 +4,14 @@ Each goes once over memory where eager operations go several times, in vector in
 threads of the OpenMP pool that PyTorch has anyway: with a second pool, the threads of one would spin for the cores that
 those of the other need. Where no such pool is found, one thread does all.
 
-A *kernel* is a function of one address, where its arguments lie as whole numbers: a tensor as its address and its
-strides but the last, which is 1. ``call`` puts them there. It is compiled at its first call, and cached beside this
-file or where Numba's ``NUMBA_CACHE_DIR`` says, so that a second process starts at once. (All of it is in this one file
-because Numba compiles a file's functions anew when that file has changed, and no other.)
+A ``Kernel`` gets one address, where its arguments lie as whole numbers: a tensor as its address and its strides but
+the last, which is 1. It is compiled at its first call, and cached beside this file or where Numba's
+``NUMBA_CACHE_DIR`` says, so that a second process starts at once. (All kernels are in this one file because Numba
+compiles anew what is in a file that has changed, and does not see a change in another.)
 
-Kernels read and write through ``load`` and ``store``, which promise the compiler that outputs overlap nothing else. So
-loops become vector instructions without a comparison of all addresses before each.
+Kernels read and write through ``load``, ``fetch`` and ``store``, which promise the compiler that what is stored as one
+output is not what is stored as another (and read back with ``fetch``), nor anything that is only read (with ``load``).
+So loops become vector instructions without a comparison of all addresses before each.
 """
 
 import ctypes
@@ -22,12 +23,12 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 import torch
-from numba import cfunc, float32, float64, njit, types
+from numba import cfunc, float32, float64, njit, types, void
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
 WORTH_THREADS = 1 << 14  # elements: less is done before a second thread is awake
-OUTPUTS = 4  # arrays that one loop may store to
+OUTPUTS = 7  # arrays that one kernel may store to
 NUMBERS = {torch.float32: float32, torch.float64: float64}
 
 # contract: a * b + c in one instruction, and nothing else, so that NaN stays NaN; numpy: a division by 0 gives inf
@@ -68,9 +69,7 @@ class Kernel:
 
     def __init__(self, body: Callable[[Any], None]):
         self.__doc__ = body.__doc__
-        self.compiled = cache(
-            lambda kind: cfunc(types.void(types.CPointer(NUMBERS[kind])), cache=True, **FLAGS)(body)
-        )
+        self.compiled = cache(lambda dtype: cfunc(void(types.CPointer(NUMBERS[dtype])), cache=True, **FLAGS)(body))
 
     def __call__(self, dtype: torch.dtype, size: int, *args: Tensor | int) -> None:
         """Runs it.
@@ -143,7 +142,7 @@ def _scopes(builder: Any) -> list[Any]:
 
 @intrinsic
 def load(typingctx: Any, array: Any, index: Any) -> Any:
-    """``array[index]``, which no ``store`` writes."""
+    """``array[index]``, which no ``store`` of the kernel writes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value = builder.load(builder.gep(args[0], [args[1]]))
@@ -170,7 +169,7 @@ def store(typingctx: Any, output: Any, array: Any, index: Any, value: Any) -> An
 
 @intrinsic(prefer_literal=True)
 def fetch(typingctx: Any, output: Any, array: Any, index: Any) -> Any:
-    """``array[index]``, which may be what ``store`` writes as this output and no other."""
+    """``array[index]``, which the kernel stores as this output and no other."""
     number = output.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -218,7 +217,7 @@ def _exp(x):
 
 
 def real(value: float, like: Any) -> Any:
-    """A constant in the type of ``like``; in a kernel, where 0.5 alone is float64 and would make all that follows so."""
+    """A constant in the type of ``like``: 0.5 alone is float64 in a kernel and would make all that follows so."""
     raise NotImplementedError("in kernels only")
 
 
@@ -250,7 +249,7 @@ def _sigmoids(d):
 
 @inlined
 def _lstm(f, i):
-    """a, w and sigmoid(-f), sigmoid(-i) of gating lstm, as quotients times e^min(f, i, 0), so that nothing overflows."""
+    """a, w and sigmoid(-f), sigmoid(-i) of gating lstm: quotients times e^min(f, i, 0), so that nothing overflows."""
     zero, one = real(0, f), real(1, f)
     low, high = (f, i) if f < i else (i, f)
     least = low if low < zero else zero
@@ -527,28 +526,28 @@ def norm_backward(like):
         mean_grad, mean_product = pointer(scratch + 2 * row, like), pointer(scratch + 3 * row, like)
         _moments(x, y, z, mean, scale, places, channels, epsilon)
         for c in range(channels):
-            store(1, mean_grad, c, zero)
-            store(2, mean_product, c, zero)
+            store(3, mean_grad, c, zero)
+            store(4, mean_product, c, zero)
         for p in range(places):
             w = load(weight, p)
             for c in range(channels):
                 n = p * channels + c
-                normal = (fetch(0, z, n) - load(mean, c)) * load(scale, c)
+                normal = (fetch(0, z, n) - fetch(1, mean, c)) * fetch(2, scale, c)
                 g = load(grad, n) * w
                 store(0, z, n, normal)
-                store(1, mean_grad, c, fetch(1, mean_grad, c) + g)
-                store(2, mean_product, c, fetch(2, mean_product, c) + g * normal)
+                store(3, mean_grad, c, fetch(3, mean_grad, c) + g)
+                store(4, mean_product, c, fetch(4, mean_product, c) + g * normal)
         for c in range(channels):
-            store(1, mean_grad, c, fetch(1, mean_grad, c) / many)
-            store(2, mean_product, c, fetch(2, mean_product, c) / many)
+            store(3, mean_grad, c, fetch(3, mean_grad, c) / many)
+            store(4, mean_product, c, fetch(4, mean_product, c) / many)
         for p in range(places):
             start = p * channels
             row_z = pointer(load(args, 14) + (frame * load(args, 15) + start) * size_of(like), like)
             row_grad = pointer(load(args, 11) + (frame * load(args, 12) + start) * size_of(like), like)
-            store(1, grad_weight, p, fetch(1, grad_weight, p) + _dot(row_z, row_grad, channels, zero))
-            store(2, grad_bias, p, fetch(2, grad_bias, p) + _sum(row_grad, channels, zero))
+            store(5, grad_weight, p, fetch(5, grad_weight, p) + _dot(row_z, row_grad, channels, zero))
+            store(6, grad_bias, p, fetch(6, grad_bias, p) + _sum(row_grad, channels, zero))
             w = load(weight, p)
             for c in range(channels):
                 g = load(row_grad, c) * w
-                centred = g - load(mean_grad, c) - fetch(0, row_z, c) * load(mean_product, c)
-                store(0, row_z, c, centred * load(scale, c))
+                centred = g - fetch(3, mean_grad, c) - fetch(0, row_z, c) * fetch(4, mean_product, c)
+                store(0, row_z, c, centred * fetch(2, scale, c))

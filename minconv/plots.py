@@ -46,6 +46,7 @@ STYLE = {
     "minconvgru": _line("MinConvGRU", ORANGE, "^"),
     "minconvlstm": _line("MinConvLSTM", VERMILION, "o"),
     "minconvexplstm": _line("MinConvExpLSTM", GREEN, "D"),
+    "published": _line("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
     "persistence": _line("Persistence", BLACK, "", (0, (4, 2))),
     "truth": _line("Truth", BLACK, ""),
 }
@@ -56,6 +57,7 @@ BACKENDS = {
     "linear": _line("linear domain", VERMILION, "o"),
     "cpu": _line("fused, CPU", GREEN, "^"),
     "triton": _line("fused, GPU", ORANGE, "D"),
+    "copy": _line("copying as many bytes", "0.5", ""),
 }
 SCHEMES = (
     _line("", VERMILION, "o"),
@@ -195,8 +197,9 @@ def scan_speed(data: xr.Dataset) -> Figure:
     """Time of the scan, or of a model by its scan, by sequence length.
 
     Args:
-        data: ``forward`` and ``training`` (forward + backward), seconds over (backend, T[, repeat]); the line is
-            the median over the repeats, the band their quartiles.
+        data: ``forward`` and ``training`` (forward + backward), seconds over (backend, T[, repeat or quartile]); the
+            line is the median over the repeats, the band their quartiles. The backend ``copy`` is the floor: moving
+            the bytes that a scan must move.
     """
     _needs(data, ("forward", "training"), ("backend", "T"))
     return _scans({"forward": 1e3 * data.forward, "forward + backward": 1e3 * data.training}, "time (ms)")
@@ -404,33 +407,29 @@ def error_curves(dataset: xr.Dataset, variables: Sequence[str] = ("rmse", "corre
     return fig
 
 
-def timing(data: xr.Dataset, baseline: str = "convlstm") -> Figure:
-    """Time and peak memory of every model by sequence length, and the speed-up over one of them.
+def timing(data: xr.Dataset) -> Figure:
+    """A training step of every model by sequence length: time, speed-up, time over its convolutions', peak memory.
 
     Args:
-        data: ``forward`` and ``training`` (forward + backward), seconds over (model, T[, repeat]), and where it
-            was measured ``memory`` (peak of forward + backward), bytes over (model, T). The line is the median
-            over the repeats, the band their quartiles.
-        baseline: the model that the others are compared with, repeat by repeat.
+        data: ``training`` (seconds), ``training_speedup`` (over ConvLSTM) and ``over_convolutions`` (the step's time
+            over that of its convolutions alone) over (model, T[, quartile]); ``memory``, bytes over (model, T).
     """
-    _needs(data, ("forward", "training"), ("model", "T"))
-    choice("baseline", baseline, data.model.values.tolist())
     panels = {
-        "forward (ms)": 1e3 * data.forward,
-        "forward + backward (ms)": 1e3 * data.training,
+        "training": ("training step (ms)", 1e3, "log"),
+        "training_speedup": (f"speed-up over {STYLE['convlstm']['label']}", 1, "linear"),
+        "over_convolutions": ("training step / its convolutions", 1, "linear"),
+        "memory": ("peak memory (MiB)", 2**-20, "log"),
     }
-    if "memory" in data:
-        panels["peak memory (MiB)"] = data.memory / 2**20
-    name = STYLE[choice("baseline", baseline, STYLE)]["label"]
-    panels[f"speed-up over {name}"] = data.training.sel(model=baseline, drop=True) / data.training
-    shape = (2, 2) if len(panels) == 4 else (1, 3)
-    fig, axes = plt.subplots(*shape, figsize=(PAGE, 2.3 * shape[0] + 0.4), sharex=True)
-    for ax, (label, values) in zip(axes.flat, panels.items(), strict=True):
-        _lines(ax, values, "model", "T", STYLE)
+    _needs(data, list(panels), ("model", "T"))
+    fig, axes = plt.subplots(2, 2, figsize=(PAGE, 5), sharex=True)
+    for ax, (name, (label, unit, scale)) in zip(axes.flat, panels.items(), strict=True):
+        _lines(ax, data[name] * unit, "model", "T", STYLE)
         ax.set_ylabel(label)
         _log(ax, base=2)
-    axes.flat[-1].set_yscale("linear")  # quotients near 1
-    for ax in axes.reshape(shape)[-1]:
+        if scale == "linear":  # quotients
+            ax.set_yscale(scale)
+            ax.axhline(1, color="0.4", linewidth=0.8, zorder=1)
+    for ax in axes[-1]:
         ax.set_xlabel("sequence length T (frames)")
     _legend(fig, axes.flat[0])
     return fig
@@ -544,11 +543,16 @@ def _mark_columns(axes: np.ndarray, closed: np.ndarray) -> None:
 def _lines(
     ax: Axes, values: xr.DataArray, by: str, x: str, styles: Mapping[str, Mapping[str, Any]], extremes: bool = False
 ) -> None:
-    """A line for each of ``by``: median and quartiles over repeats; mean and deviation, or ``extremes``, over seeds."""
+    """A line for each of ``by``: median and quartiles over repeats; mean and deviation, or ``extremes``, over seeds.
+
+    A dimension ``quartile`` holds the three quartiles already.
+    """
     for name in values[by].values.tolist():
         row = values.sel({by: name})
         if "repeat" in row.dims:
             low, middle, high = np.quantile(row.transpose("repeat", x).values, (0.25, 0.5, 0.75), axis=0)
+        elif "quartile" in row.dims:
+            low, middle, high = row.transpose("quartile", x).values
         elif "seed" in row.dims:
             mean, deviation = (part.value.values for part in spread(row.to_dataset(name="value")))
             low, middle, high = mean - deviation, mean, mean + deviation
@@ -622,7 +626,8 @@ def _label_decades(axis: Axis) -> None:
 def _legend(fig: Figure, ax: Axes) -> None:
     """One legend for all panels, above them."""
     handles, labels = ax.get_legend_handles_labels()
-    columns = len(labels) if len(labels) <= 6 else math.ceil(len(labels) / 2)
+    one_line = sum(len(label) + 7 for label in labels) <= 110  # with their handles, in letters of a page's width
+    columns = len(labels) if one_line else math.ceil(len(labels) / 2)
     fig.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=2.2)
 
 

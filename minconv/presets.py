@@ -175,8 +175,8 @@ def train_all(profile: Profile, device: str = "auto") -> dict[str, list[Path]]:
     return {setting: [run.folder for run in runs(profile, setting, device)] for setting in profile.training}
 
 
-def train_half(profile: Profile, setting: str, cell: str = "minconvlstm", device: str = "auto") -> dict[str, list[Path]]:
-    """Trains a cell's seeds in ``bf16-mixed`` precision beside those of ``train_all``; folders by precision."""
+def train_half(profile: Profile, setting: str, cell: str, device: str = "auto") -> dict[str, list[Path]]:
+    """Trains a cell's seeds in ``bf16-mixed`` precision, too, beside those of ``train_all``; folders by precision."""
     data = load_data(profile, device)
     full = [run for run in runs(profile, setting, device) if run.build.args[0] == cell]
     half = [replace(run, folder=run.folder.parent / "bf16-mixed" / run.folder.name) for run in full]

@@ -10,6 +10,7 @@ from typing import Any
 
 import xarray as xr
 
+from minconv.bench.results import MISS, NOT_MEASURED, experiment, scans, select, targets, teacher_forced
 from minconv.files import atomic, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,19 +24,15 @@ def results(
     profile: str,
     hardware: str,
     facts: Mapping[str, Any],
-    speedup: Mapping[str, float],
-    frames: int,
 ) -> dict[str, Any]:
     """The content of figures/results.json.
 
     Args:
         parts: by training setting, ``teacher_forced`` and ``closed_loop`` over (model, seed), from
             :func:`minconv.metrics.summary`.
-        details: for each model ``label``, ``parameters`` and ``seconds_per_step`` of training and
-            ``speedup``, how many times as fast as ConvLSTM's a step is.
+        details: for each model ``label`` and ``parameters``.
         profile, hardware: what ran, and where.
         facts: what the reader of the table should know of the experiment, words to numbers.
-        speedup: how many times as fast as ConvLSTM each model trains on ``frames`` teacher-forced frames.
 
     Raises:
         ValueError: details for other models than those of ``parts`` (persistence needs none).
@@ -52,7 +49,6 @@ def results(
         }
 
     content = {"profile": profile, "hardware": hardware, "facts": dict(facts), "settings": list(parts)}
-    content["long_sequence"] = {"frames": frames, "speedup": dict(speedup)}
     content["rows"] = [{"model": model, **details[model], "errors": errors(model)} for model in details]
     if all("persistence" in found.model for found in parts.values()):
         content["persistence"] = {
@@ -62,18 +58,20 @@ def results(
     return content
 
 
-def table(content: Mapping[str, Any]) -> str:
-    """Markdown table of :func:`results`' dictionary: mean ± sample standard deviation over seeds.
+def table(content: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
+    """Markdown table of :func:`results`' dictionary, mean ± sample standard deviation over seeds, with the times of a
+    training step from the benchmark.
 
     Raises:
         ValueError: an entry is missing.
     """
     try:
+        seconds = {row["model"]: row["training"]["median"] for row in experiment(benchmark)}
         columns = [(setting, part) for setting in content["settings"] for part in PARTS]
         header = ["Model", "Parameters", "ms per training step"]
         header += [f"{setting}: {PARTS[part]}" for setting, part in columns]
         rows = [
-            [row["label"], f"{row['parameters']:,}", f"{1e3 * row['seconds_per_step']:.0f}"]
+            [row["label"], f"{row['parameters']:,}", f"{1e3 * seconds[row['model']]:.0f}"]
             + [_percent(row["errors"][setting][part]) for setting, part in columns]
             for row in content["rows"]
         ]
@@ -84,29 +82,27 @@ def table(content: Mapping[str, Any]) -> str:
         notes = [
             f"RMSE × 100, mean ± standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds",
             f"profile `{content['profile']}` on {content['hardware']}",
+            f"training step on {benchmark['provenance']['hardware']}",
             *(f"{name} {value}" for name, value in content["facts"].items()),
         ]
     except KeyError as error:
-        raise ValueError(f"results must hold {error}; run notebook 05 again") from error
+        raise ValueError(f"results and benchmark must hold {error}; run notebooks 04 and 05 again") from error
     lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "; ".join(notes) + "."])
 
 
-def findings(content: Mapping[str, Any]) -> str:
-    """Markdown list: the paper's two claims as measured, best minimal cell against best classical one."""
+def findings(content: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
+    """Markdown list: the paper's two claims as measured, best minimal cell against best classical one.
+
+    Raises:
+        ValueError: the benchmark lacks what a sentence needs.
+    """
     rows = {row["model"]: row for row in content["rows"]}
     minimal = [model for model in rows if model.startswith("min")]
-    frames, speedup = content["long_sequence"]["frames"], content["long_sequence"]["speedup"]
-
-    def listed(values: Mapping[str, float]) -> str:
-        return ", ".join(f"{rows[model]['label']} {values[model]:.2f}" for model in minimal)
-
-    steps = {model: row["speedup"] for model, row in rows.items()}
-    lines = [
-        f"- **Speed** (times as fast as ConvLSTM, {content['hardware']}): training on {frames} teacher-forced frames "
-        f"{listed(speedup)}; a training step of the experiment, 20 teacher-forced frames and 5 in closed loop, "
-        f"{listed(steps)}."
-    ]
+    try:
+        lines = speed({model: rows[model]["label"] for model in minimal}, benchmark)
+    except (IndexError, KeyError) as error:
+        raise ValueError(f"benchmark must hold {error}; run notebook 04 again") from error
     for setting in content["settings"]:
         best = {}
         for kind, models in (("minimal", minimal), ("classical", [model for model in rows if model not in minimal])):
@@ -123,13 +119,48 @@ def findings(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def updated(readme: str, content: Mapping[str, Any]) -> str:
+def speed(labels: Mapping[str, str], benchmark: Mapping[str, Any]) -> list[str]:
+    """Markdown list of what the benchmark found: minimal cells beside ConvLSTM, the scan beside its floor, the targets.
+
+    Args:
+        labels: of the minimal cells, by name.
+        benchmark: the result of ``minconv.bench``.
+    """
+    loop, forced = experiment(benchmark), teacher_forced(benchmark)
+    longest = max(row["T"] for row in forced)
+
+    def listed(rows: Sequence[Mapping[str, Any]]) -> str:
+        found = {row["model"]: row["training_speedup"]["median"] for row in rows}
+        speeds = ", ".join(f"{label} {found[model]:.2f}" for model, label in labels.items())
+        return f"{speeds} (with the published log-domain scan MinConvLSTM {found['published']:.2f})"
+
+    every = [row for row in benchmark["training"] if row["model"] in labels]
+    slower = [row for row in every if row["training_speedup"]["median"] < 1]
+    scan = select(scans(benchmark), backend=benchmark["default"])[-1]
+    outcomes = [outcome for outcome in targets(benchmark) if outcome.verdict != NOT_MEASURED]
+    missed = [f"{o.name} {o.value:.3g}, wanted {o.target}" for o in outcomes if o.verdict == MISS]
+    return [
+        f"- **Speed** (times as fast as ConvLSTM, {benchmark['provenance']['hardware']}): training on {longest} "
+        f"teacher-forced frames {listed(select(forced, T=longest))}; a training step of the experiment, "
+        f"{loop[0]['T']} teacher-forced frames and {loop[0]['horizon']} in closed loop, {listed(loop)}.",
+        f"- **Slower than ConvLSTM** in {len(every) // len(labels)} settings of length, batch, grid and channels: "
+        + ("; ".join(f"{labels[row['model']]} {_setting(row)}" for row in slower) or "no minimal cell")
+        + ".",
+        f"- **Scan** (backend `{scan['backend']}`, forward + backward, {scan['T']} frames of 40 channels on 16 × 16): "
+        f"{scan['training_speedup']['median']:.1f} times as fast as the published log-domain scan, "
+        f"{scan['training_over_copy']['median']:.1f} times the time of copying as many bytes.",
+        f"- **Targets**: {len(outcomes) - len(missed)} of the {len(outcomes)} measured on this device are met"
+        + (f"; missed: {'; '.join(missed)}." if missed else "."),
+    ]
+
+
+def updated(readme: str, content: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
     """``readme`` with the region between the marks rewritten; raises ValueError where there is not one."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in rest or END in before + after:
         raise ValueError(f"README must hold {BEGIN} and {END} once each, in this order")
-    return f"{before}{BEGIN}\n{table(content)}\n\n{findings(content)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{table(content, benchmark)}\n\n{findings(content, benchmark)}\n{END}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,10 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the table is out of date")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
     parser.add_argument("--results", type=Path, default=ROOT / "figures" / "results.json", metavar="FILE")
+    parser.add_argument("--benchmark", type=Path, default=ROOT / "figures" / "benchmark.json", metavar="FILE")
     options = parser.parse_args(arguments)
     try:
         old = options.readme.read_text(encoding="utf-8")
-        new = updated(old, read_json(options.results))
+        new = updated(old, read_json(options.results), read_json(options.benchmark))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if new == old:
@@ -157,6 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _row(values: xr.DataArray) -> list[float | None]:
     """One number a seed; None where a rollout was not finite, which JSON cannot say."""
     return [value if math.isfinite(value) else None for value in values.values.tolist()]
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    """A row's speed-up and what it was measured with."""
+    frames = f"{row['T']} + {row['horizon']} frames, batch {row['batch']}, {row['grid']} × {row['grid']}"
+    channels = "" if row["width"] == 1 else f", {row['width']:g} times the channels"
+    return f"{row['training_speedup']['median']:.2f} ({frames}{channels})"
 
 
 def _percent(errors: Sequence[float | None]) -> str:

@@ -102,7 +102,9 @@ def normed(size: tuple[int, ...], dtype: torch.dtype = torch.float64):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("size", [(2, 3, 5, 4, 6), (1, 1, 40, 16, 16), (1, 2, 1, 3, 3), (1, 2, 17, 1, 5), (3, 1, 2, 7, 1)])
+@pytest.mark.parametrize(
+    "size", [(2, 3, 5, 4, 6), (1, 1, 40, 16, 16), (1, 2, 1, 3, 3), (1, 2, 17, 1, 5), (3, 1, 2, 7, 1)]
+)
 def test_residual_norm_is_the_layer_norm_of_the_sum(size, dtype, tolerance):
     norm, x, y = normed(size, dtype)
     inputs, cotangent = (x, y, norm.weight, norm.bias), frames(*size, seed=5).to(dtype)

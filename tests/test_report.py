@@ -14,14 +14,11 @@ CONTENT = {
     "hardware": "a CPU, 2 threads",
     "facts": {"training trajectories": 64, "epochs": 20},
     "settings": ["published", "no decay"],
-    "long_sequence": {"frames": 512, "speedup": {"convlstm": 1.0, "minconvlstm": 1.25}},
     "rows": [
         {
             "model": "convlstm",
             "label": "ConvLSTM",
             "parameters": 182524,
-            "seconds_per_step": 0.0421,
-            "speedup": 1.0,
             "errors": {
                 "published": {"teacher_forced": [0.06, 0.08], "closed_loop": [0.19, 0.21]},
                 "no decay": {"teacher_forced": [0.05, 0.05], "closed_loop": [None, 0.2]},
@@ -31,8 +28,6 @@ CONTENT = {
             "model": "minconvlstm",
             "label": "MinConvLSTM",
             "parameters": 175449,
-            "seconds_per_step": 0.0842,
-            "speedup": 0.5,
             "errors": {
                 "published": {"teacher_forced": [0.06, 0.06], "closed_loop": [0.3, 0.3]},
                 "no decay": {"teacher_forced": [0.05, 0.05], "closed_loop": [0.18, 0.22]},
@@ -44,29 +39,70 @@ CONTENT = {
         "no decay": {"teacher_forced": [0.085], "closed_loop": [0.688]},
     },
 }
+PAPER = {"batch": 1, "grid": 16, "width": 1.0}
+
+
+def step(model, T, horizon, seconds, speedup, **about) -> dict:
+    spreads = {"training": {"median": seconds}, "training_speedup": {"median": speedup}}
+    return {"model": model, "T": T, "horizon": horizon, **PAPER, **about, **spreads, "over_convolutions": {"median": 2}}
+
+
+BENCHMARK = {
+    "device": "cpu",
+    "default": "cpu",
+    "layout": "contiguous",
+    "experiment": {"T": 20, "horizon": 5, **PAPER},
+    "provenance": {"hardware": "another CPU"},
+    "accuracy": [],
+    "scan": [
+        {"gating": "lstm", "backend": "cpu", "layout": "contiguous", "batch": 1, "T": T, "tail": [40, 16, 16]}
+        | {"training_speedup": {"median": 40.0}, "training_over_copy": {"median": T / 100}}
+        for T in (20, 512)
+    ],
+    "training": [
+        step("convlstm", 20, 5, 0.0421, 1.0),
+        step("minconvlstm", 20, 5, 0.0842, 0.5),
+        step("published", 20, 5, 0.1, 0.42),
+        step("convlstm", 512, 0, 1.0, 1.0),
+        step("minconvlstm", 512, 0, 0.8, 1.25),
+        step("published", 512, 0, 1.0, 1.0),
+        step("minconvlstm", 20, 5, 0.5, 0.9, grid=32, width=2.0),
+    ],
+    "seeds": [],
+    "startup": [{"import": {"median": 2.0}, "first_call": {"median": 3.0}}],
+}
 
 
 @pytest.fixture
 def files(tmp_path):
-    readme, numbers = tmp_path / "README.md", tmp_path / "results.json"
+    readme, numbers, benchmark = (tmp_path / name for name in ("README.md", "results.json", "benchmark.json"))
+    benchmark.write_text(json.dumps(BENCHMARK))
     readme.write_text(f"# Title\n\n{report.BEGIN}\n{report.END}\n\nThe end ×.\n", encoding="utf-8")
     numbers.write_text(json.dumps(CONTENT))
-    return ["--readme", str(readme), "--results", str(numbers)], readme, numbers
+    arguments = ["--readme", str(readme), "--results", str(numbers), "--benchmark", str(benchmark)]
+    return arguments, readme, numbers
 
 
 def test_table():
-    lines = report.table(CONTENT).splitlines()
+    lines = report.table(CONTENT, BENCHMARK).splitlines()
     expected = "| ConvLSTM | 182,524 | 42 | 7.00 ± 1.41 | 20.00 ± 1.41 | 5.00 ± 0.00 | not finite for 1 of 2 |"
     assert lines[2] == expected
     assert lines[4] == "| Persistence |  |  | 8.50 | 68.80 | 8.50 | 68.80 |"
     assert len({line.count("|") for line in lines[:5]}) == 1
     assert "over 2 seeds" in lines[-1] and "`laptop` on a CPU, 2 threads" in lines[-1]
-    assert lines[-1].endswith("training trajectories 64; epochs 20.")
+    assert lines[-1].endswith("training step on another CPU; training trajectories 64; epochs 20.")
 
 
 def test_findings():
-    speed, published, no_decay = report.findings(CONTENT).splitlines()
-    assert "on 512 teacher-forced frames MinConvLSTM 1.25;" in speed and "in closed loop, MinConvLSTM 0.50." in speed
+    speed, slower, scan, targets, published, no_decay = report.findings(CONTENT, BENCHMARK).splitlines()
+    assert "ConvLSTM, another CPU): training on 512 teacher-forced frames MinConvLSTM 1.25 (with the published" in speed
+    assert "20 teacher-forced frames and 5 in closed loop, MinConvLSTM 0.50 (with" in speed
+    assert speed.endswith("MinConvLSTM 0.42).")
+    assert "in 3 settings" in slower and "MinConvLSTM 0.50 (20 + 5 frames, batch 1, 16 × 16); MinConv" in slower
+    assert slower.endswith("MinConvLSTM 0.90 (20 + 5 frames, batch 1, 32 × 32, 2 times the channels).")
+    assert "512 frames" in scan and "40.0 times as fast" in scan and "5.1 times the time of copying" in scan
+    assert "2 of the 9 measured on this device are met" in targets
+    assert "first scan in a fresh process: seconds (CPU) 3, wanted at most 1" in targets
     assert "MinConvLSTM with 30.00 ± 0.00" in published and "ConvLSTM with 20.00 ± 1.41" in published
     assert "MinConvLSTM with 20.00 ± 2.83" in no_decay and "classical cell none that stayed finite" in no_decay
 
@@ -95,6 +131,27 @@ def test_check_sees_other_numbers_and_edited_tables(files):
     numbers.write_text(json.dumps(CONTENT))
     readme.write_text(readme.read_text(encoding="utf-8").replace("7.00", "6.00"), encoding="utf-8")
     assert report.main([*arguments, "--check"]) == 1
+
+
+def test_no_slower_setting_and_no_miss_are_said_so():
+    benchmark = copy.deepcopy(BENCHMARK)
+    for row in benchmark["training"]:
+        row["training_speedup"]["median"], row["over_convolutions"]["median"] = 5.0, 1.0
+    benchmark["scan"][1]["training_over_copy"]["median"] = 1.0
+    benchmark["startup"][0]["first_call"]["median"] = 0.5
+    _, slower, _, targets, *_ = report.findings(CONTENT, benchmark).splitlines()
+    assert slower.endswith(": no minimal cell.") and targets.endswith("9 of the 9 measured on this device are met.")
+
+
+@pytest.mark.parametrize("lacking", ["experiment", "training", "scan", "startup"])
+def test_benchmark_without_its_rows(lacking, files, capsys):
+    arguments, readme, _ = files
+    content = {key: value for key, value in BENCHMARK.items() if key != lacking}
+    (readme.parent / "benchmark.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as stopped:
+        report.main(arguments)
+    assert stopped.value.code == 2
+    assert f"benchmark must hold '{lacking}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -132,11 +189,11 @@ def test_results_from_a_summary():
         {name: (("model", "seed"), row) for name, row in values.items()},
         {"model": ["convlstm", "persistence"], "seed": [1, 2]},
     )
-    details = {"convlstm": {"label": "ConvLSTM", "parameters": 182524, "seconds_per_step": 0.01, "speedup": 1.0}}
-    found = report.results({"published": parts}, details, "smoke", "a CPU", {"epochs": 1}, {"convlstm": 1.0}, 16)
+    details = {"convlstm": {"label": "ConvLSTM", "parameters": 182524}}
+    found = report.results({"published": parts}, details, "smoke", "a CPU", {"epochs": 1})
     assert found["rows"][0]["errors"] == {"published": {"teacher_forced": [0.1, 0.2], "closed_loop": [0.5, None]}}
     assert found["persistence"] == {"published": {"teacher_forced": [0.3], "closed_loop": [0.7]}}
     json.dumps(found, allow_nan=False)
-    assert "not finite for 1 of 2" in report.table(found)
+    assert "not finite for 1 of 2" in report.table(found, BENCHMARK)
     with pytest.raises(ValueError, match="details must be given for convlstm of setting published; got none"):
-        report.results({"published": parts}, {}, "smoke", "a CPU", {}, {}, 16)
+        report.results({"published": parts}, {}, "smoke", "a CPU", {})

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minconv.scan import BACKENDS, GATINGS, gated_scan, linear, linear_scan, usable
+from minconv.scan import GATINGS, gated_scan, linear, linear_scan, usable
 from minconv.scan.gates import INITIAL_STATE, coefficients, g, log_coefficients, log_g
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from minconv.scan import fused, triton
+from minconv.scan import triton
 from minconv.scan.gates import GATINGS, coefficients
+from minconv.scan.lanes import scans
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 installed = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
@@ -48,7 +49,7 @@ def loop(gating: str, *inputs: torch.Tensor) -> torch.Tensor:
 
 
 def scan(gating: str, *inputs: torch.Tensor, chunks: int | None = None) -> torch.Tensor:
-    linear_scan, gated_scan = fused.scans(
+    linear_scan, gated_scan = scans(
         partial(triton.forward, chunks=chunks), partial(triton.backward, chunks=chunks)
     )
     return linear_scan(*inputs) if gating == "linear" else gated_scan(*inputs, gating)
@@ -285,7 +286,8 @@ import re, sys
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from minconv.scan import GATINGS, fused, triton
+from minconv.scan import GATINGS, triton
+from minconv.scan.lanes import Lanes
 
 class Driver:
     get_current_target = lambda self: GPUTarget("cuda", 90, 32)
@@ -312,7 +314,7 @@ blocks = 1 if gating == "linear" else GATINGS[gating].blocks
 gates = torch.ones(2, 9, blocks * 8, 4, 4, dtype=dtype)
 inputs = (gates, gates) if gating == "linear" else (gates,)
 h0 = gates[:, 0, :8].clone()
-lanes = fused.Lanes(gates, gating)
+lanes = Lanes(gates, gating)
 h, grads = lanes.empty(h0), lanes.empty_blocks(gates)
 arguments = gating, lanes.blocks(inputs), lanes.state(h0), h
 triton.forward(*arguments, chunks=3)

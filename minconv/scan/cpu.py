@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minconv import kernels
-from minconv.scan.fused import scans
+from minconv.scan.lanes import scans
 
 
 def forward(gating: str, blocks: Sequence[Tensor], h0: Tensor, h: Tensor) -> None:

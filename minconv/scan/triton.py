@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minconv.scan import fused
+from minconv.scan.lanes import scans
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -46,7 +46,7 @@ def available(kind: str = "cuda") -> bool:
 
 
 def forward(gating: str, blocks: Sequence[Tensor], h0: Tensor, h: Tensor, chunks: int | None = None) -> None:
-    """Writes h [B, T, P, L]; see ``minconv.scan.fused``. ``chunks`` of time are chosen if not given."""
+    """Writes h [B, T, P, L]; see ``minconv.scan.lanes``. ``chunks`` of time are chosen if not given."""
     _launch("_forward", gating, blocks, (h,), (h0,), chunks)
 
 
@@ -64,7 +64,7 @@ def backward(
     _launch("_backward", gating, blocks, (h, grad, *grads), (h0, grad_h0), chunks)
 
 
-linear_scan, gated_scan = fused.scans(forward, backward)
+linear_scan, gated_scan = scans(forward, backward)
 
 
 def chunk_count(lanes: int, steps: int, processors: int) -> int:

@@ -1,0 +1,49 @@
+"""The benchmark of scans, training steps and start-up: ``python -m minconv.bench [--full]``.
+
+Prints the targets with what was found, and exits 0 whether they are met or not: a miss is a result.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from minconv.bench.results import table, targets
+from minconv.bench.suite import SIZES, run
+from minconv.device import DEVICES, pick_device
+from minconv.errors import whole
+from minconv.files import write_json
+from minconv.presets import home
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark, writes its result and prints the targets; exits 2 on bad options."""
+    parser = argparse.ArgumentParser(prog="python -m minconv.bench", description=__doc__, allow_abbrev=False)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", dest="size", action="store_const", const="full", help="wider sweeps")
+    size.add_argument("--smoke", dest="size", action="store_const", const="smoke", help="only show that it works")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; default: as PyTorch finds them")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: results/benchmark.json")
+    options = parser.parse_args(arguments)
+    output = options.output or home() / "results" / "benchmark.json"
+    try:
+        device = pick_device(options.device)
+        if options.threads is not None:
+            torch.set_num_threads(whole("threads", options.threads, 1))
+        if output.is_dir():
+            raise ValueError(f"output must be a file; got the folder {output}")
+        output.parent.mkdir(parents=True, exist_ok=True)  # now rather than after the work
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    result = run(SIZES[options.size or "quick"], device)
+    write_json(output, result)
+    print(f"{result['provenance']['hardware']}, {result['size']} benchmark in {result['seconds']:.0f} s\n")
+    print(f"{table(targets(result))}\n\n{output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
