@@ -47,6 +47,7 @@ STYLE = {
     "minconvlstm": _line("MinConvLSTM", VERMILION, "o"),
     "minconvexplstm": _line("MinConvExpLSTM", GREEN, "D"),
     "published": _line("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
+    "half": _line("MinConvLSTM, bf16-mixed", "0.45", "X", (0, (1, 1))),
     "persistence": _line("Persistence", BLACK, "", (0, (4, 2))),
     "truth": _line("Truth", BLACK, ""),
 }

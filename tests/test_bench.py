@@ -470,9 +470,9 @@ def test_accuracy_rows(result):
 
 def test_training_rows(result):
     rows = result["training"]
-    assert len(rows) == len(TINY.steps) * (len(presets.HIDDEN) + 1)
-    assert [row["model"] for row in results.experiment(result)] == [*presets.HIDDEN, "published"]
-    assert [row["T"] for row in results.teacher_forced(result)] == [2] * 6
+    assert len(rows) == len(TINY.steps) * (len(presets.HIDDEN) + 2)
+    assert [row["model"] for row in results.experiment(result)] == [*presets.HIDDEN, "published", "half"]
+    assert [row["T"] for row in results.teacher_forced(result)] == [2] * 7
     sizes = {row["model"]: row["parameters"] for row in rows}
     assert (sizes["convlstm"], sizes["minconvlstm"], sizes["published"]) == (182_524, 175_449, 175_449)
     for row in rows:

@@ -61,7 +61,7 @@ def scans(names=("reference", "logspace", "linear"), **variables) -> xr.Dataset:
     )
 
 
-def timings(models=(*MODELS, "published")) -> xr.Dataset:
+def timings(models=(*MODELS, "published", "half")) -> xr.Dataset:
     lengths = np.array([8, 16, 32, 64, 128, 256])
     quartiles = np.array([0.9, 1.0, 1.2])
     rates = np.linspace(2, 0.5, len(models))[:, None, None] * quartiles
@@ -169,7 +169,7 @@ def test_statistics_are_medians_over_the_samples():
 def test_every_model_is_in_the_legend():
     expected = ["Persistence", "ConvGRU", "ConvLSTM", "MinConvGRU", "MinConvLSTM", "MinConvExpLSTM"]
     assert labels(FIGURES["error_curves"]()) == expected
-    assert labels(FIGURES["timing"]()) == [*expected[1:], "MinConvLSTM, log domain"]
+    assert labels(FIGURES["timing"]()) == [*expected[1:], "MinConvLSTM, log domain", "MinConvLSTM, bf16-mixed"]
 
 
 def test_models_differ_without_colour():

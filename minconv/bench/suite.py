@@ -354,13 +354,27 @@ def _recorded(step: Call, device: torch.device) -> tuple[int, Counter[tuple]]:
 
 
 def _models(step: Step, device: torch.device) -> dict[str, nn.Module]:
-    """All models, and as ``published`` MinConvLSTM with the scan of the paper."""
-    kinds = {name: (name, {}) for name in HIDDEN} | {"published": ("minconvlstm", {"backend": "logspace"})}
+    """All models, and MinConvLSTM with the paper's scan (``published``) and in ``bf16-mixed`` precision (``half``)."""
+    kinds = {name: (name, {}) for name in HIDDEN}
+    kinds |= {"published": ("minconvlstm", {"backend": "logspace"}), "half": ("minconvlstm", {})}
     size = (step.grid, step.grid)
-    return {
+    models = {
         name: build_model(cell, 0, hidden=round(step.width * HIDDEN[cell]), size=size, **options).to(device)
         for name, (cell, options) in kinds.items()
     }
+    return models | {"half": _Half(models["half"])}
+
+
+class _Half(nn.Module):
+    """A model whose convolutions compute in bfloat16, as ``fit`` has it with ``bf16-mixed``."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor, horizon: int) -> Tensor:
+        with torch.autocast(frames.device.type, torch.bfloat16):
+            return self.model(frames, horizon)
 
 
 def _adam(model: nn.Module) -> torch.optim.Adam:
