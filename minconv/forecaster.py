@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minconv.cells import Cell, State, cell_class
 from minconv.errors import choice, whole
+from minconv.fused import transformed
 from minconv.layers import PADDINGS, ResidualNorm, check_dtype, on_frames
 
 
@@ -23,7 +24,7 @@ class Forecaster(nn.Module):
         size: (H, W) of a frame.
         padding: ``zeros``, ``circular`` or ``cylinder``.
         checkpoint: keep nothing of a cell but its input for the gradient, and run the cell again: memory for time, for
-            long sequences.
+            long sequences. Without effect on models stacked by ``torch.vmap``.
         options: further arguments of the cell, such as ``kernel_size`` or ``backend``.
 
     Raises:
@@ -42,6 +43,8 @@ class Forecaster(nn.Module):
         **options: Any,
     ):
         super().__init__()
+        if not isinstance(checkpoint, bool):
+            raise TypeError(f"checkpoint must be True or False; got {checkpoint!r}")
         self.checkpoint = checkpoint
         kind = cell_class(cell)
         self.channels = whole("channels", channels, 1)
@@ -88,8 +91,8 @@ class Forecaster(nn.Module):
         x = on_frames(self.encoder, frames)
         after = []
         for cell, norm, state in zip(self.cells, self.norms, states, strict=True):
-            if self.checkpoint and torch.is_grad_enabled():
-                y, state = checkpoint(cell, x, state, use_reentrant=False)
+            if self.checkpoint and torch.is_grad_enabled() and not transformed():
+                y, state = checkpoint(cell, x, state, use_reentrant=False, preserve_rng_state=False)
             else:
                 y, state = cell(x, state)
             x = norm(x, y)

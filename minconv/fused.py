@@ -1,8 +1,7 @@
-"""Operations with kernels of their own, as PyTorch sees them: differentiable any number of times, and under
-``torch.vmap``, ``torch.func``, ``torch.compile`` and checkpointing."""
+"""Operations with kernels of their own, as PyTorch sees them: differentiable any number of times in reverse mode, and
+under ``torch.vmap``, ``torch.func``, ``torch.compile`` and checkpointing."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -51,7 +50,7 @@ def fused(
             tensors = [grad.new_empty(ctx.shape)] if linear else list(ctx.saved_tensors)
             output = tensors.pop() if keep_output else None
             if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too
-                return None, *differentiable(ctx.option, grad, tensors)
+                return None, *torch.func.vjp(lambda *x: eager(ctx.option, *x), *tensors)[1](grad)
             return None, *gradient(ctx.option, grad, tensors, output)
 
         @staticmethod
@@ -63,14 +62,8 @@ def fused(
                 x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
                 for x, dim in zip(tensors, dims[1:], strict=True)
             ]
-            return operation(option, *(x.flatten(0, 1) for x in stacked)).unflatten(0, (size, -1)), 0
-
-    def differentiable(option: Any, grad: Tensor, tensors: list[Tensor]) -> list[Tensor | None]:
-        with torch.enable_grad():
-            tensors = [x.requires_grad_() for x in tensors] if linear else tensors
-            wanted = [x for x in tensors if x.requires_grad]
-            found = iter(torch.autograd.grad(eager(option, *tensors), wanted, grad, create_graph=True))
-        return [next(found) if x.requires_grad else None for x in tensors]
+            found = operation(option, *(x.flatten(0, 1) for x in stacked))
+            return found.unflatten(0, (size, stacked[0].shape[1])), 0
 
     # Function.apply looks up the signature of forward at every call, which takes longer than a small kernel; its own
     # parent's does not, and serves as long as no transform of torch.func is at work
@@ -79,24 +72,35 @@ def fused(
     def operation(option: Any, *tensors: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # asked first, because to import what compiles takes seconds
             return torch.compiler.disable(Operation.apply)(option, *tensors)
-        return (Operation.apply if torch._C._are_functorch_transforms_active() else direct)(option, *tensors)
+        return (Operation.apply if transformed() else direct)(option, *tensors)
 
     return operation
 
 
-def cpu_kernels(x: Tensor) -> ModuleType | None:
-    """``minconv.kernels``, if Numba is installed and they are made for such a tensor.
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` or ``torch.vmap`` is at work."""
+    return torch._C._are_functorch_transforms_active()
 
-    Not under ``torch.compile``, which makes kernels of its own from eager operations.
+
+def cpu_kernels(x: Tensor) -> ModuleType | None:
+    """``minconv.kernels``, if Numba works here and they are made for such a tensor.
+
+    Not under ``torch.compile``, which makes kernels of its own of eager operations; but the scan, a loop to it, is left
+    as it is there.
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
         return None
-    return _kernels()
+    return numba_kernels()
 
 
-@cache
-def _kernels() -> ModuleType | None:
-    try:
-        return import_module("minconv.kernels")
-    except ImportError:  # without Numba, eager operations serve
-        return None
+_found: list[ModuleType | None] = []  # once asked for; Dynamo warns of functools.cache
+
+
+def numba_kernels() -> ModuleType | None:
+    """``minconv.kernels``, or None where Numba cannot be imported and eager operations serve."""
+    if not _found:
+        try:
+            _found.append(import_module("minconv.kernels"))
+        except ImportError:
+            _found.append(None)
+    return _found[0]

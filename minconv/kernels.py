@@ -69,7 +69,15 @@ class Kernel:
 
     def __init__(self, body: Callable[[Any], None]):
         self.__doc__ = body.__doc__
-        self.compiled = cache(lambda dtype: cfunc(void(types.CPointer(NUMBERS[dtype])), cache=True, **FLAGS)(body))
+        self.body = body
+        self.compiled = cache(self._compile)
+
+    def _compile(self, dtype: torch.dtype) -> Any:
+        signature = void(types.CPointer(NUMBERS[dtype]))
+        try:
+            return cfunc(signature, cache=True, **FLAGS)(self.body)
+        except RuntimeError:  # nowhere to write a cache to
+            return cfunc(signature, **FLAGS)(self.body)
 
     def __call__(self, dtype: torch.dtype, size: int, *args: Tensor | int) -> None:
         """Runs it.
@@ -183,7 +191,10 @@ def fetch(typingctx: Any, output: Any, array: Any, index: Any) -> Any:
 
 
 def exp(x):
-    """e^x for x <= 0 in a kernel, to a unit in the last place; NaN stays NaN. (The library's would not vectorise.)"""
+    """e^x for x <= 0 in a kernel, to a unit in the last place; NaN stays NaN. (The library's would not vectorise.)
+
+    Below -87 (float32) or -708 (float64) it is that at -87 or -708, 1e-38 or 1e-308.
+    """
     raise NotImplementedError("in kernels only")
 
 

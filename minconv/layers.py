@@ -29,7 +29,7 @@ def _wrap(margins: tuple[int, int], x: Tensor) -> Tensor:
         return _wrap_eagerly(margins, x)
     count, channels, height, width = x.shape
     up, left = margins
-    padded = torch.empty((count, (height + 2 * up) * (width + 2 * left), channels), dtype=x.dtype)
+    padded = x.new_empty(count, (height + 2 * up) * (width + 2 * left), channels)
     kernels.wrap(x.dtype, padded.numel(), count, height, width, channels, up, left, _places(x), padded)
     return _frames(padded, height + 2 * up, width + 2 * left)
 
@@ -46,7 +46,7 @@ def _fold(margins: tuple[int, int], grad: Tensor, tensors: Sequence[Tensor], out
     """The margins added back to where they were taken from."""
     if kernels := cpu_kernels(grad):
         count, channels, height, width = tensors[0].shape
-        x = torch.empty((count, height * width, channels), dtype=grad.dtype)
+        x = grad.new_empty(count, height * width, channels)
         kernels.fold(grad.dtype, grad.numel(), count, height, width, channels, *margins, x, _places(grad))
         return (_frames(x, height, width),)
     for axis, width in zip((-1, -2), reversed(margins), strict=True):
@@ -63,7 +63,13 @@ _fused_wrap = fused(_wrap, _fold, _wrap_eagerly, linear=True, batched=True)
 
 
 def wrap(margins: tuple[int, int], x: Tensor) -> Tensor:
-    """Circular padding of frames [N, C, H, W] by margins (rows, columns), with fewer copies than F.pad's."""
+    """Circular padding of frames [N, C, H, W] by margins (rows, columns), with fewer copies than F.pad's.
+
+    Raises:
+        ValueError: a margin is larger than the frame.
+    """
+    if any(margin > size for margin, size in zip(margins, x.shape[-2:], strict=True)):
+        raise ValueError(f"frames must be at least {max(margins)} wide where they wrap; got {list(x.shape)}")
     return (_wrap_eagerly if torch.compiler.is_compiling() else _fused_wrap)(margins, x)
 
 
@@ -83,15 +89,13 @@ class PaddedConv2d(nn.Module):
             raise ValueError(f"kernel_size must be odd, to keep height and width; got {kernel_size}")
         self.padding = choice("padding", padding, PADDINGS)
         conv = nn.Conv2d(whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1), kernel_size)
-        # in the format in which convolutions, scan and norm are fastest, and which they hand on
+        # in the format in which, on the CPU, convolutions, scan and norm are fastest, and which they hand on
         self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
         width = self.weight.shape[-1] // 2
         margins = tuple(width * periodic for periodic in PADDINGS[self.padding])
-        if x.shape[-2] < margins[0] or x.shape[-1] < margins[1]:
-            raise ValueError(f"frames must be at least {width} wide where they wrap; got {list(x.shape)}")
         if any(margins):
             x = wrap(margins, x)
         zeros = tuple(width - margin for margin in margins)
@@ -106,6 +110,9 @@ class PaddedConv2d(nn.Module):
 class ResidualNorm(nn.LayerNorm):
     """norm(x + y) for x, y [B, T, C, H, W]: over H x W, with an affine map per pixel, shared by the channels."""
 
+    def __init__(self, size: tuple[int, int]):
+        super().__init__(size)
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         z = residual_norm(self.eps, x.flatten(0, 1), y.flatten(0, 1), self.weight, self.bias)
         return z.unflatten(0, x.shape[:2])
@@ -114,7 +121,7 @@ class ResidualNorm(nn.LayerNorm):
 def _norm(epsilon: float, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     places = _places(x)
     z, moments = torch.empty_like(places), places.new_empty(len(x), 2, x.shape[1])
-    affine = weight.flatten(), bias.flatten(), _constant(epsilon, x.dtype)
+    affine = *(tensor.flatten().contiguous() for tensor in (weight, bias)), _constant(epsilon, x.dtype)
     kernels = cpu_kernels(x)
     kernels.norm_forward(x.dtype, x.numel(), *places.shape, places, _places(y), *affine, z, moments)
     return _frames(z, *x.shape[-2:])
@@ -129,7 +136,7 @@ def _norm_gradient(epsilon: float, grad: Tensor, tensors: Sequence[Tensor], outp
     places = _places(x)
     grad_z, scratch = torch.empty_like(places), places.new_empty(len(x), 4, x.shape[1])
     grad_affine = x.new_zeros(torch.get_num_threads(), 2, weight.numel())  # each thread adds to its own
-    affine = weight.flatten(), _constant(epsilon, x.dtype)
+    affine = weight.flatten().contiguous(), _constant(epsilon, x.dtype)
     kernels = cpu_kernels(x)
     kernels.norm_backward(
         x.dtype, x.numel(), *places.shape, places, _places(y), *affine, _places(grad), grad_z, scratch, grad_affine
@@ -140,7 +147,7 @@ def _norm_gradient(epsilon: float, grad: Tensor, tensors: Sequence[Tensor], outp
 
 @cache
 def _constant(value: float, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([value], dtype=dtype)
+    return torch.tensor([value], dtype=dtype, device="cpu")
 
 
 _fused_norm = fused(_norm, _norm_gradient, _norm_eagerly)
@@ -148,8 +155,9 @@ _fused_norm = fused(_norm, _norm_gradient, _norm_eagerly)
 
 def residual_norm(epsilon: float, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The norm of x + y over H x W, for frames [N, C, H, W]; weight and bias [H, W]."""
-    one_dtype = x.dtype == y.dtype == weight.dtype
-    return (_fused_norm if one_dtype and cpu_kernels(x) else _norm_eagerly)(epsilon, x, y, weight, bias)
+    fits = x.shape == y.shape and weight.shape == bias.shape == x.shape[-2:]
+    alike = len({(tensor.dtype, tensor.device) for tensor in (x, y, weight, bias)}) == 1
+    return (_fused_norm if fits and alike and cpu_kernels(x) else _norm_eagerly)(epsilon, x, y, weight, bias)
 
 
 def check_dtype(name: str, x: Tensor, weight: Tensor) -> None:

@@ -6,6 +6,8 @@ from functools import cache
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
+SAID = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"}  # by the user
+
 
 @cache
 def keep_memory() -> bool:
@@ -16,9 +18,9 @@ def keep_memory() -> bool:
     the benchmark call this; a training loop of your own gains as well. The process stays as large as it ever was.
 
     Returns:
-        Whether it took effect: not where malloc is not glibc's, nor where a MALLOC_ variable says what is wanted.
+        Whether it was done: not where the C library is not glibc, nor where the environment says what is wanted.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):
+    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or not SAID.isdisjoint(os.environ):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from minconv import Forecaster, MinConvLSTM, from_reference
 from minconv.bench import peak_memory
 from minconv.cells import CELLS
+from minconv.ensemble import Ensemble
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,6 +127,15 @@ def test_checkpoints_save_memory_and_change_nothing(cell):
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1, b.abs().max().item()))
     assert memory[1] < 0.7 * memory[0]
+
+
+def test_checkpoints_leave_stacked_models_alone():
+    models = [make(checkpoint=True) for _ in range(2)]
+    x = random(2, 1, 3, 1, 4, 6)
+    together = Ensemble(models)
+    together(x, 1).sum().backward()
+    expected = models[0](x[0], 1)
+    torch.testing.assert_close(together(x, 1)[0], expected, rtol=0, atol=1e-12)
 
 
 def test_advance_continues_a_sequence(cell):
@@ -261,6 +271,7 @@ def test_from_reference_rejects(cell, padding, message):
     [
         ({"cell": "gru"}, ValueError, "cell must be one of convgru, convlstm, minconvgru.*'gru'"),
         ({"cell": None}, TypeError, "cell must be a string"),
+        ({"checkpoint": 1}, TypeError, "checkpoint must be True or False; got 1"),
         ({"padding": "torus"}, ValueError, "padding must be one of zeros, circular, cylinder; got 'torus'"),
         ({"backend": "quick"}, ValueError, "backend must be one of.*'quick'"),
         ({"channels": 0}, ValueError, "channels must be at least 1; got 0"),

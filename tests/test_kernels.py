@@ -1,17 +1,22 @@
 """The compiled kernels: what they promise beside the scan's and the layers' own tests."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from minconv import Forecaster
+from minconv import Forecaster, layers
 from minconv.scan import gated_scan, linear_scan
+from minconv.scan.lanes import Lanes
 
 numba = pytest.importorskip("numba")
 from minconv import kernels  # noqa: E402 - which needs numba
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @numba.njit(**kernels.FLAGS)
@@ -84,8 +89,7 @@ def test_a_model_is_the_same_with_any_number_of_threads(threads):
             torch.testing.assert_close(one, two, rtol=0, atol=1e-12 * max(1, two.abs().max().item()))
 
 
-def test_within_a_parallel_region_one_thread_does_all_of_it(threads, monkeypatch):
-    """As when OpenMP gives fewer threads than were asked for."""
+def test_without_openmp_one_thread_does_all(threads, monkeypatch):
     a, b = torch.rand(2, 3, 20_000), torch.rand(2, 3, 20_000)
     threads(2)
     expected = linear_scan(a, b, b[:, 0], "cpu")
@@ -114,27 +118,60 @@ def test_under_compile_and_checkpoint(cell, kind):
 def test_the_cpus_layout_goes_through_a_layer_without_copies():
     model = Forecaster("minconvlstm", hidden=8, layers=2)
     x = torch.randn(1, 3, 8, 16, 16)
-    gates = model.cells[0].conv(x.flatten(0, 1))
+    gates = model.cells[0].conv(x.flatten(0, 1)).unflatten(0, (1, 3))
     h, _ = model.cells[0](x)
     z = model.norms[0](x, h)
-    for frames in (gates, h.flatten(0, 1), z.flatten(0, 1)):
+    assert Lanes(gates, "lstm").blocks([gates])[1].data_ptr() == gates[:, :, 8:].data_ptr()
+    for frames in (h.flatten(0, 1), z.flatten(0, 1)):
         assert frames.is_contiguous(memory_format=torch.channels_last)
+        assert layers._places(frames).data_ptr() == frames.data_ptr()
 
 
-WITHOUT_NUMBA = """
-import sys
-sys.modules["numba"] = None  # importing it raises ImportError
-import torch
-import minconv
+def test_gradients_that_can_be_differentiated_are_the_same():
+    torch.manual_seed(0)
+    model, frames = Forecaster("minconvlstm", hidden=4, layers=2, size=(6, 6)).double(), torch.randn(2, 5, 1, 6, 6)
+    weights = list(model.parameters())
+    once, again = (
+        torch.autograd.grad(model(frames.double(), 2).square().sum(), weights, create_graph=create)
+        for create in (False, True)
+    )
+    for one, two in zip(once, again, strict=True):
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-12 * max(1, one.abs().max().item()))
+    assert again[0].requires_grad
+
+
+def test_gradients_through_coefficients_that_depend_on_each_other():
+    c = torch.rand(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda c: linear_scan(c, 2 * c, c[:, 0] + c[:, 1], "cpu"), (c,))
+
+
+BROKEN_NUMBA = """
+import torch, minconv
 from minconv import scan
-scan._INSTALLED["numba"] = False
 model = minconv.Forecaster("minconvlstm", hidden=4, layers=2)
 model(torch.randn(1, 3, 1, 16, 16), 2).sum().backward()
 print("cpu" in scan.usable("cpu"))
 """
 
 
-def test_without_numba_eager_operations_serve():
-    done = subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT_NUMBA], capture_output=True, text=True)
+def test_where_numba_cannot_be_imported_eager_operations_serve(tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('made for another NumPy')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-W", "error", "-c", BROKEN_NUMBA]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_where_no_cache_can_be_written_code_is_compiled_anew(monkeypatch):
+    def refuse(signature, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.cfunc(signature, **options)
+
+    monkeypatch.setattr(kernels, "cfunc", refuse)
+    kernel = kernels.Kernel(kernels.wrap.body)
+    x, padded = torch.arange(6.0).view(1, 6, 1), torch.empty(1, 12, 1)
+    kernel(torch.float32, 12, 1, 2, 3, 1, 1, 0, x, padded)
+    assert padded.view(4, 3).tolist() == [[3, 4, 5], [0, 1, 2], [3, 4, 5], [0, 1, 2]]

@@ -1,5 +1,7 @@
 """The padded convolution and the residual norm against torch's own; outputs and gradients, by kernels and eagerly."""
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -18,9 +20,9 @@ def way(request, monkeypatch) -> str:
         monkeypatch.setattr(layers, "cpu_kernels", lambda x: None)
     elif not cpu_kernels(torch.zeros(1)):
         pytest.skip("needs numba")
-    for name in ("empty", "empty_like"):
-        make = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *size, make=make, **options: make(*size, **options).fill_(torch.nan))
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        make = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *size, make=make, **options: make(*size, **options).fill_(torch.nan))
     return request.param
 
 
@@ -136,6 +138,52 @@ def test_gradients_of_the_residual_norm():
     inputs = (x, y, norm.weight, norm.bias)
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_gradients_of_the_residual_norm_of_inputs_that_depend_on_each_other():
+    norm, x, _ = normed((1, 2, 2, 2, 3))
+    assert torch.autograd.gradgradcheck(lambda x: norm(x, 2 * x.sin()), (x,))
+    x = frames(1, 1, 3, 4)
+    found = torch.func.grad(lambda x: wrap((1, 2), x).square().sum())(x)
+    assert torch.equal(found, torch.autograd.functional.jacobian(lambda x: wrap((1, 2), x).square().sum(), x))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, y, w, b: (x, y[:, :1], w, b),
+        lambda x, y, w, b: (x, y, w[:2], b[:2]),
+        lambda x, y, w, b: (x, y, w, b.float()),
+    ],
+)
+def test_residual_norm_leaves_what_does_not_fit_to_torch(change):
+    inputs = change(frames(2, 3, 4, 4), frames(2, 3, 4, 4, seed=2), *frames(2, 4, 4, seed=3).unbind())
+    x, y, weight, bias = inputs
+    try:
+        expected = F.layer_norm(x + y, weight.shape, weight, bias, 1e-5)
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError, match=re.escape(str(error).splitlines()[0])):
+            layers.residual_norm(1e-5, *inputs)
+    else:
+        torch.testing.assert_close(layers.residual_norm(1e-5, *inputs), expected)
+
+
+def test_residual_norm_takes_weights_of_any_strides():
+    x, y, weights = frames(2, 3, 4, 5), frames(2, 3, 4, 5, seed=2), frames(4, 5, 3, seed=3)
+    weight, bias = weights[..., 1], weights[..., 2]
+    expected = F.layer_norm(x + y, (4, 5), weight.contiguous(), bias.contiguous(), 1e-5)
+    torch.testing.assert_close(layers.residual_norm(1e-5, x, y, weight, bias), expected, rtol=0, atol=1e-12)
+
+
+def test_no_frames():
+    x = frames(0, 3, 4, 5)
+    assert wrap((1, 1), x).shape == (0, 3, 6, 7)
+    assert layers.residual_norm(1e-5, x, x, *torch.ones(2, 4, 5).double()).shape == x.shape
+
+
+def test_margins_larger_than_the_frame_are_refused():
+    with pytest.raises(ValueError, match=r"frames must be at least 5 wide where they wrap; got \[1, 1, 4, 6\]"):
+        wrap((5, 0), frames(1, 1, 4, 6))
 
 
 def test_residual_norm_in_vmap():

@@ -257,7 +257,7 @@ def test_complex_numbers_are_refused():
     [(True, True, "0", True), (True, False, "1", True), (True, False, "0", False), (False, True, "1", False)],
 )
 def test_available(package, gpu, interpreted, expected, monkeypatch):
-    monkeypatch.setattr(triton, "find_spec", lambda name: name if package and name == "triton" else None)
+    monkeypatch.setattr(triton, "INSTALLED", package)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setenv("TRITON_INTERPRET", interpreted)
     assert triton.available() is expected

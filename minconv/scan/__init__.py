@@ -12,23 +12,20 @@ that a fused backend can do both in one pass. A backend is one file with these t
     triton      fused, for CUDA GPUs
 """
 
+from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from minconv.errors import choice
+from minconv.fused import numba_kernels
 from minconv.scan.gates import GATINGS
 
 __all__ = ["BACKENDS", "GATINGS", "gated_scan", "linear_scan", "usable"]
 
 BACKENDS = ("reference", "logspace", "linear", "cpu", "triton")
-
-
-_INSTALLED = {name: find_spec(name) is not None for name in ("numba", "triton")}
-_FUSED = {"cpu": ("cpu", "numba"), "cuda": ("triton", "triton")}  # by device: backend, and what it needs
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor, backend: str = "auto") -> Tensor:
@@ -84,17 +81,21 @@ def gated_scan(gates: Tensor, h0: Tensor, gating: str, backend: str = "auto") ->
 def usable(device: torch.device | str) -> tuple[str, ...]:
     """The backends that can be asked for on a device, with what is installed here."""
     kind = torch.device(device).type
-    here = {"cpu": kind == "cpu" and _INSTALLED["numba"], "triton": _INSTALLED["triton"]}
-    if here["triton"]:
-        here["triton"] = import_module("minconv.scan.triton").available(kind)
-    return tuple(name for name in BACKENDS if here.get(name, True))
+    return tuple(name for name in BACKENDS if name not in _NEEDS or _NEEDS[name](kind))
 
 
 def _module(backend: str, x: Tensor) -> ModuleType:
     if backend == "auto":
-        fused, needs = _FUSED.get(x.device.type, ("linear", ""))
-        backend = fused if _INSTALLED.get(needs) and not x.is_complex() else "linear"
+        fused = {"cpu": "cpu", "cuda": "triton"}.get(x.device.type)
+        backend = fused if fused and not x.is_complex() and _NEEDS[fused](x.device.type) else "linear"
     return import_module(f"minconv.scan.{backend}")
+
+
+# whether a fused backend can run on a kind of device; the others always can
+_NEEDS: dict[str, Callable[[str], bool]] = {
+    "cpu": lambda kind: kind == "cpu" and numba_kernels() is not None,
+    "triton": lambda kind: import_module("minconv.scan.triton").available(kind),
+}
 
 
 def _check_tensors(**tensors: Tensor) -> None:

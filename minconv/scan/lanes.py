@@ -20,10 +20,10 @@ from minconv.fused import fused
 from minconv.scan import linear
 from minconv.scan.gates import GATINGS
 
-Kernel = Callable[..., None]
+Pass = Callable[..., None]
 
 
-def scans(forward: Kernel, backward: Kernel) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+def scans(forward: Pass, backward: Pass) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """A backend's ``linear_scan`` and ``gated_scan``."""
 
     def run(gating: str, h0: Tensor, *inputs: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Lanes:
         """[B, T, ...] as lanes, without a copy where the layout fits."""
         if self.channels_last:
             x = x.permute(0, 1, 3, 4, 2)
-        x = x.reshape(*x.shape[:2], *self.size)
+        x = x.resolve_neg().reshape(*x.shape[:2], *self.size)
         return x if x.stride(-1) == 1 or self.size[1] == 1 else x.contiguous()
 
     def blocks(self, inputs: Sequence[Tensor]) -> list[Tensor]:

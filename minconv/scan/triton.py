@@ -37,12 +37,13 @@ STAGES = 4  # steps in flight
 PROGRAMS = 8  # per multiprocessor, whose loads in flight keep memory busy
 SHORT = 64  # steps that take no longer than launching another kernel
 
+INSTALLED = find_spec("triton") is not None
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def available(kind: str = "cuda") -> bool:
     """Whether Triton is installed and can run on a kind of device: on a GPU, or anywhere with its interpreter."""
-    return find_spec("triton") is not None and (_interpreted() or (kind == "cuda" and torch.cuda.is_available()))
+    return INSTALLED and (_interpreted() or (kind == "cuda" and torch.cuda.is_available()))
 
 
 def forward(gating: str, blocks: Sequence[Tensor], h0: Tensor, h: Tensor, chunks: int | None = None) -> None:
