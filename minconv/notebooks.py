@@ -284,6 +284,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"Profile {profile} ({reason(options.profile)}); results in {results}", flush=True)
 
     os.environ |= {"MINCONV_HOME": str(folder), "MINCONV_PROFILE": profile, "JUPYTER_PREFER_ENV_PATH": "1"}
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # OpenMP's threads wait for each other by spinning, for milliseconds: as fast if they have the cores to
+        # themselves, and many times slower if they do not. This is some ten microseconds, and then they sleep.
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.pop("MPLBACKEND", None)  # Agg would keep figures out of the notebooks
     for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: papermill then shuts the kernel down on its way out
         signal.signal(getattr(signal, name), signal.default_int_handler)
