@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
     os.environ.setdefault("OMP_NUM_THREADS", "2")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for a core in use slow a run a hundredfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for a core in use slow a run many times
     import torch  # not before OpenMP's settings
 
     if not torch.cuda.is_available():
