@@ -75,7 +75,7 @@ def test_advection_has_its_sign_and_orientation():
 
 def test_matches_the_converged_reference_at_the_default_step(reference):
     arrays = {name: torch.from_numpy(array) for name, array in reference("navier_stokes").items()}
-    assert torch.equal(forcing(), arrays["forcing"])
+    torch.testing.assert_close(forcing(), arrays["forcing"], rtol=0, atol=1e-15)  # sines of another CPU's library
     arguments = {"viscosity": float(arrays["viscosity"]), "forcing": arrays["forcing"]}
     found = solve(arrays["w0"], arrays["times"].tolist(), **arguments)
     assert relative(found, arrays["vorticity"]).max() < 1e-5
