@@ -13,9 +13,10 @@ SAID = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "
 def keep_memory() -> bool:
     """Lets the process keep the memory it frees, for the tensors of the next step.
 
-    By default glibc gives every large block back to the system when a tensor is freed, and has it again page by page,
-    each cleared first, for the next tensor of that size. That takes longer than many an operation on it. ``fit`` and
-    the benchmark call this; a training loop of your own gains as well. The process stays as large as it ever was.
+    By default glibc gives large blocks, always those above 32 MB, back to the system when a tensor is freed, and has
+    them again page by page, each cleared first, for the next tensor of that size. That takes longer than many an
+    operation on it. ``fit`` and the benchmark call this; a training loop of your own gains as well. The process stays
+    as large as it ever was.
 
     Returns:
         Whether it was done: not where the C library is not glibc, nor where the environment says what is wanted.
