@@ -47,7 +47,7 @@ def fused(
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-            tensors = [grad.new_empty(ctx.shape)] if linear else list(ctx.saved_tensors)
+            tensors = [grad.new_zeros(()).expand(ctx.shape)] if linear else list(ctx.saved_tensors)
             output = tensors.pop() if keep_output else None
             if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too
                 return None, *torch.func.vjp(lambda *x: eager(ctx.option, *x), *tensors)[1](grad)
@@ -57,13 +57,7 @@ def fused(
         def vmap(info: Any, dims: tuple[int | None, ...], option: Any, *tensors: Tensor) -> tuple[Tensor, int]:
             if not batched:
                 return torch.vmap(lambda *x: eager(option, *x), in_dims=dims[1:])(*tensors), 0
-            size = info.batch_size
-            stacked = [
-                x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-                for x, dim in zip(tensors, dims[1:], strict=True)
-            ]
-            found = operation(option, *(x.flatten(0, 1) for x in stacked))
-            return found.unflatten(0, (size, stacked[0].shape[1])), 0
+            return in_one_batch(lambda *x: operation(option, *x), info.batch_size, dims[1:], tensors), 0
 
     # Function.apply looks up the signature of forward at every call, which takes longer than a small kernel; its own
     # parent's does not, and serves as long as no transform of torch.func is at work
@@ -75,6 +69,20 @@ def fused(
         return (Operation.apply if transformed() else direct)(option, *tensors)
 
     return operation
+
+
+def in_one_batch(
+    function: Callable[..., Tensor], size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]
+) -> Tensor:
+    """A ``torch.vmap`` rule: ``size`` models, stacked along ``dims``, are more of the batch that each tensor leads with.
+
+    Returns:
+        What ``function`` gives, [size, B, ...].
+    """
+    stacked = [
+        x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(tensors, dims, strict=True)
+    ]
+    return function(*(x.flatten(0, 1) for x in stacked)).unflatten(0, (size, stacked[0].shape[1]))
 
 
 def transformed() -> bool:

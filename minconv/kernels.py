@@ -416,9 +416,15 @@ def wrap(like):
 
 
 @inlined
-def _fold_row(x, target, padded, source, row, margin):
+def _add_margins(x, target, padded, source, row, margin):
     _add(x, target + row - margin, padded, source, margin)
     _add(x, target, padded, source + margin + row, margin)
+
+
+@inlined
+def _add_row(x, target, padded, source, row, margin):
+    _add(x, target, padded, source + margin, row)
+    _add_margins(x, target, padded, source, row, margin)
 
 
 @Kernel
@@ -435,15 +441,11 @@ def fold(like):
         top = frame * (height + 2 * up)
         target, source = number * row, (top + r + up) * wide
         _copy(x, target, padded, source + margin, row)
-        _fold_row(x, target, padded, source, row, margin)
+        _add_margins(x, target, padded, source, row, margin)
         if r >= height - up:  # is also a row of the upper margin
-            source = (top + r + up - height) * wide
-            _add(x, target, padded, source + margin, row)
-            _fold_row(x, target, padded, source, row, margin)
+            _add_row(x, target, padded, source - height * wide, row, margin)
         if r < up:  # and of the lower one
-            source = (top + r + up + height) * wide
-            _add(x, target, padded, source + margin, row)
-            _fold_row(x, target, padded, source, row, margin)
+            _add_row(x, target, padded, source + height * wide, row, margin)
 
 
 # The norm of a sum: z = x + y; over the places p of each frame and channel, out = w_p (z - mean) / deviation + b_p

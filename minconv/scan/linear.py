@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minconv.fused import in_one_batch
 from minconv.scan.gates import coefficients
 
 
@@ -62,14 +63,7 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], a: Tensor, b: Tensor, h0: Tensor) -> tuple[Tensor, int]:
-        # elementwise but for time, so models stacked by torch.vmap are just more of the batch
-        size = info.batch_size
-        stacked = [
-            x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-            for x, dim in zip((a, b, h0), dims, strict=True)
-        ]
-        h = _LinearScan.apply(*(x.flatten(0, 1) for x in stacked))
-        return h.unflatten(0, (size, -1)), 0
+        return in_one_batch(_LinearScan.apply, info.batch_size, dims, (a, b, h0)), 0  # elementwise but for time
 
 
 def _scan(a: Tensor, b: Tensor, h0: Tensor, out: Tensor | None = None, reverse: bool = False) -> Tensor:
