@@ -74,7 +74,7 @@ def fused(
 def in_one_batch(
     function: Callable[..., Tensor], size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]
 ) -> Tensor:
-    """A ``torch.vmap`` rule: ``size`` models, stacked along ``dims``, are more of the batch that each tensor leads with.
+    """A ``torch.vmap`` rule: models stacked along ``dims`` are more of the batch in each tensor's first axis.
 
     Returns:
         What ``function`` gives, [size, B, ...].
