@@ -24,7 +24,7 @@ class Cell(nn.Module):
         in_channels: channels of the input frames.
         channels: channels of the hidden state and of the output.
         kernel_size: odd size of the convolutions, which each cell makes for itself.
-        padding: of the convolutions: ``zeros``, ``circular`` or ``cylinder``.
+        padding: of the convolutions: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``.
 
     Raises:
         TypeError, ValueError: an argument is not allowed, or frames or a state do not fit; the message names it.

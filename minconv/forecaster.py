@@ -22,7 +22,9 @@ class Forecaster(nn.Module):
         hidden: channels of the hidden states.
         layers: number of recurrent layers.
         size: (H, W) of a frame.
-        padding: ``zeros``, ``circular`` or ``cylinder``.
+        padding: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``; see ``layers.PaddedConv2d``.
+        increment: predict what is added to each frame, x_{t+1} = x_t + decoder(...). The norm takes the mean of a frame
+            away, so a model of frames cannot know it; one of increments need not.
         checkpoint: keep nothing of a cell but its input for the gradient, and run the cell again: memory for time, for
             long sequences. Without effect on models stacked by ``torch.vmap``.
         options: further arguments of the cell, such as ``kernel_size`` or ``backend``.
@@ -39,13 +41,15 @@ class Forecaster(nn.Module):
         layers: int = 4,
         size: tuple[int, int] = (16, 16),
         padding: str = "circular",
+        increment: bool = False,
         checkpoint: bool = False,
         **options: Any,
     ):
         super().__init__()
-        if not isinstance(checkpoint, bool):
-            raise TypeError(f"checkpoint must be True or False; got {checkpoint!r}")
-        self.checkpoint = checkpoint
+        for name, value in (("increment", increment), ("checkpoint", checkpoint)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False; got {value!r}")
+        self.increment, self.checkpoint = increment, checkpoint
         kind = cell_class(cell)
         self.channels = whole("channels", channels, 1)
         whole("hidden", hidden, 1)
@@ -97,7 +101,11 @@ class Forecaster(nn.Module):
                 y, state = cell(x, state)
             x = norm(x, y)
             after.append(state)
-        return on_frames(self.decoder, x), after
+        prediction = on_frames(self.decoder, x)
+        return frames + prediction if self.increment else prediction, after
+
+    def extra_repr(self) -> str:
+        return "increment=True" if self.increment else ""
 
     def _check(self, frames: Tensor) -> None:
         weight = self.encoder.weight
@@ -116,7 +124,7 @@ def from_reference(cell: str | type[Cell], state_dict: Mapping[str, Tensor], pad
         cell: the cell the weights are of, by name or class.
         state_dict: the published names (``encoder.0.weight``, ``clstm.0.conv.0.weight``, ...) and tensors or arrays,
             with or without the prefix ``_orig_mod.`` of a compiled model.
-        padding: ``zeros``, ``circular`` or ``cylinder``; weights do not tell.
+        padding: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``; weights do not tell.
 
     Raises:
         TypeError, ValueError: unknown cell or padding; the weights are those of another model, or incomplete.

@@ -382,7 +382,8 @@ def scan_backward(args):
     _scan(True, args)
 
 
-# Padding of channels_last frames [N, H, W, C] on axes that wrap
+# Padding of channels_last frames [N, H, W, C] on axes that wrap. Over a pole, rows go on as in a mirror, the longitudes
+# turned by half of a circle: row -1 - j is row j turned, and row H + j is row H - 1 - j
 
 
 @inlined
@@ -397,34 +398,55 @@ def _add(target, start, source, first, count):
         store(0, target, start + n, fetch(0, target, start + n) + load(source, first + n))
 
 
+@inlined
+def _copy_round(target, start, source, first, row, place, count):
+    """Of the row from ``first`` on, ``count`` numbers from ``place`` on, after its last the first again."""
+    done = 0
+    while done < count:
+        some = min(row - place, count - done)
+        _copy(target, start + done, source, first + place, some)
+        done, place = done + some, 0
+
+
+@inlined
+def _add_round(target, start, row, place, source, first, count):
+    """To the row from ``start`` on, ``count`` numbers from ``place`` on, after its last the first again."""
+    done = 0
+    while done < count:
+        some = min(row - place, count - done)
+        _add(target, start + place, source, first + done, some)
+        done, place = done + some, 0
+
+
 @Kernel
 def wrap(like):
-    """Margins of ``up`` rows and ``left`` columns from the other side: N, H, W, C, up, left, x, padded; both dense."""
+    """Margins of ``up`` rows and ``left`` columns from the other side, or from over the pole (0 or 1): N, H, W, C, up,
+    left, pole, x, padded; both dense."""
     args = integers(like)
     height, width, channels, up, left = load(args, 1), load(args, 2), load(args, 3), load(args, 4), load(args, 5)
-    x, padded = pointer(load(args, 6), like), pointer(load(args, 9), like)
+    pole, x, padded = load(args, 6), pointer(load(args, 7), like), pointer(load(args, 10), like)
     row, margin = width * channels, left * channels
     tall = height + 2 * up
     first, last = share(load(args, 0) * tall)
     for number in range(first, last):
         frame, r = divmod(number, tall)
-        source = (frame * height + (r - up) % height) * row
-        target = number * (row + 2 * margin)
-        _copy(padded, target, x, source + row - margin, margin)
-        _copy(padded, target + margin, x, source, row)
-        _copy(padded, target + margin + row, x, source, margin)
+        r, turn = r - up, 0
+        if pole and not 0 <= r < height:
+            r, turn = height - 1 - r, width // 2 * channels
+        source = (frame * height + r % height) * row
+        _copy_round(padded, number * (row + 2 * margin), x, source, row, (turn - margin) % row, row + 2 * margin)
 
 
 @inlined
-def _add_margins(x, target, padded, source, row, margin):
-    _add(x, target + row - margin, padded, source, margin)
-    _add(x, target, padded, source + margin + row, margin)
+def _add_margins(x, target, padded, source, row, margin, turn):
+    _add_round(x, target, row, (turn - margin) % row, padded, source, margin)
+    _add_round(x, target, row, turn, padded, source + margin + row, margin)
 
 
 @inlined
-def _add_row(x, target, padded, source, row, margin):
-    _add(x, target, padded, source + margin, row)
-    _add_margins(x, target, padded, source, row, margin)
+def _add_row(x, target, padded, source, row, margin, turn):
+    _add_round(x, target, row, turn, padded, source + margin, row)
+    _add_margins(x, target, padded, source, row, margin, turn)
 
 
 @Kernel
@@ -432,20 +454,21 @@ def fold(like):
     """The gradient of ``wrap``: x, from the gradient of padded."""
     args = integers(like)
     height, width, channels, up, left = load(args, 1), load(args, 2), load(args, 3), load(args, 4), load(args, 5)
-    x, padded = pointer(load(args, 6), like), pointer(load(args, 9), like)
+    pole, x, padded = load(args, 6), pointer(load(args, 7), like), pointer(load(args, 10), like)
     row, margin = width * channels, left * channels
+    turn = width // 2 * channels if pole else 0
     wide = row + 2 * margin
     first, last = share(load(args, 0) * height)
     for number in range(first, last):
         frame, r = divmod(number, height)
-        top = frame * (height + 2 * up)
-        target, source = number * row, (top + r + up) * wide
-        _copy(x, target, padded, source + margin, row)
-        _add_margins(x, target, padded, source, row, margin)
+        target, source = number * row, (frame * (height + 2 * up) + up) * wide
+        _copy(x, target, padded, source + r * wide + margin, row)
+        _add_margins(x, target, padded, source + r * wide, row, margin, 0)
+        r = height - 1 - r if pole else r
         if r >= height - up:  # is also a row of the upper margin
-            _add_row(x, target, padded, source - height * wide, row, margin)
+            _add_row(x, target, padded, source + (r - height) * wide, row, margin, turn)
         if r < up:  # and of the lower one
-            _add_row(x, target, padded, source + height * wide, row, margin)
+            _add_row(x, target, padded, source + (r + height) * wide, row, margin, turn)
 
 
 # The norm of a sum: z = x + y; over the places p of each frame and channel, out = w_p (z - mean) / deviation + b_p

@@ -10,8 +10,17 @@ from torch.nn import functional as F
 from minconv.errors import choice, whole
 from minconv.fused import cpu_kernels, fused
 
-# which axes are periodic (height, width); the others are padded with zeros
-PADDINGS = {"zeros": (False, False), "circular": (True, True), "cylinder": (False, True)}
+# what is beyond the edges in height and in width: zeros, the field from the other edge on (wrap), the field on the
+# other side of the pole (pole), or the value at the edge (edge)
+PADDINGS = {
+    "zeros": ("zeros", "zeros"),
+    "circular": ("wrap", "wrap"),
+    "cylinder": ("zeros", "wrap"),
+    "sphere": ("pole", "wrap"),
+    "replicate": ("edge", "edge"),
+}
+
+Margins = tuple[int, int, bool]  # rows, columns, and whether the rows are from over the poles
 
 
 def _places(x: Tensor) -> Tensor:
@@ -24,37 +33,49 @@ def _frames(x: Tensor, height: int, width: int) -> Tensor:
     return x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def _wrap(margins: tuple[int, int], x: Tensor) -> Tensor:
+def _wrap(margins: Margins, x: Tensor) -> Tensor:
     if not (kernels := cpu_kernels(x)):
         return _wrap_eagerly(margins, x)
     count, channels, height, width = x.shape
-    up, left = margins
+    up, left, pole = margins
     padded = x.new_empty(count, (height + 2 * up) * (width + 2 * left), channels)
-    kernels.wrap(x.dtype, padded.numel(), count, height, width, channels, up, left, _places(x), padded)
+    kernels.wrap(x.dtype, padded.numel(), count, height, width, channels, up, left, pole, _places(x), padded)
     return _frames(padded, height + 2 * up, width + 2 * left)
 
 
-def _wrap_eagerly(margins: tuple[int, int], x: Tensor) -> Tensor:
-    for axis, width in zip((-2, -1), margins, strict=True):
+def _wrap_eagerly(margins: Margins, x: Tensor) -> Tensor:
+    *widths, pole = margins
+    for axis, width in zip((-2, -1), widths, strict=True):
         if width:
-            size = x.shape[axis]
-            x = torch.cat([x.narrow(axis, size - width, width), x, x.narrow(axis, 0, width)], dim=axis)
+            before, after = x.narrow(axis, x.shape[axis] - width, width), x.narrow(axis, 0, width)
+            if pole and axis == -2:
+                before, after = _over_pole(after), _over_pole(before)
+            x = torch.cat([before, x, after], dim=axis)
     return x
 
 
-def _fold(margins: tuple[int, int], grad: Tensor, tensors: Sequence[Tensor], output: None) -> tuple[Tensor]:
+def _over_pole(rows: Tensor) -> Tensor:
+    """Rows at a pole as they go on beyond it, in the mirror and half a circle away; and back."""
+    return rows.flip(-2).roll(rows.shape[-1] // 2, -1)
+
+
+def _fold(margins: Margins, grad: Tensor, tensors: Sequence[Tensor], output: None) -> tuple[Tensor]:
     """The margins added back to where they were taken from."""
     if kernels := cpu_kernels(grad):
         count, channels, height, width = tensors[0].shape
         x = grad.new_empty(count, height * width, channels)
         kernels.fold(grad.dtype, grad.numel(), count, height, width, channels, *margins, x, _places(grad))
         return (_frames(x, height, width),)
-    for axis, width in zip((-1, -2), reversed(margins), strict=True):
+    up, left, pole = margins
+    for axis, width in ((-1, left), (-2, up)):
         if width:
             size = grad.shape[axis] - 2 * width
+            before, after = grad.narrow(axis, 0, width), grad.narrow(axis, size + width, width)
+            if pole and axis == -2:
+                before, after = _over_pole(after), _over_pole(before)
             folded = grad.narrow(axis, width, size).clone()
-            folded.narrow(axis, size - width, width).add_(grad.narrow(axis, 0, width))
-            folded.narrow(axis, 0, width).add_(grad.narrow(axis, size + width, width))
+            folded.narrow(axis, size - width, width).add_(before)
+            folded.narrow(axis, 0, width).add_(after)
             grad = folded
     return (grad,)
 
@@ -62,25 +83,35 @@ def _fold(margins: tuple[int, int], grad: Tensor, tensors: Sequence[Tensor], out
 _fused_wrap = fused(_wrap, _fold, _wrap_eagerly, linear=True, batched=True)
 
 
-def wrap(margins: tuple[int, int], x: Tensor) -> Tensor:
+def wrap(margins: tuple[int, int], x: Tensor, pole: bool = False) -> Tensor:
     """Circular padding of frames [N, C, H, W] by margins (rows, columns), with fewer copies than F.pad's.
 
+    Args:
+        pole: rows go on over the poles instead, which lie half a row beyond the first and the last: row -1 - j is row
+            j, and row H + j is row H - 1 - j, of the longitudes half a circle away. For scalars: the components of a
+            vector would change sign there.
+
     Raises:
-        ValueError: a margin is larger than the frame.
+        ValueError: a margin is larger than the frame; an odd width, which has no half.
     """
     if any(margin > size for margin, size in zip(margins, x.shape[-2:], strict=True)):
         raise ValueError(f"frames must be at least {max(margins)} wide where they wrap; got {list(x.shape)}")
-    return (_wrap_eagerly if torch.compiler.is_compiling() else _fused_wrap)(margins, x)
+    if pole and x.shape[-1] % 2:
+        raise ValueError(f"the width of frames must be even for padding sphere; got {list(x.shape)}")
+    return (_wrap_eagerly if torch.compiler.is_compiling() else _fused_wrap)((*margins, pole), x)
 
 
 class PaddedConv2d(nn.Module):
     """Convolution of frames [N, C, H, W] -> [N, C', H, W] that keeps H x W.
 
     Args:
-        padding: ``zeros``, ``circular`` (a torus) or ``cylinder`` (periodic in width, zeros in height: the globe).
+        padding: ``zeros``; ``circular`` (a torus); ``cylinder`` (periodic in width, zeros in height: the globe);
+            ``sphere`` (periodic in width, and over the poles the field on their other side: the globe, for scalars on
+            rows of cell centres and an even width); ``replicate`` (the values at the edges go on: a region).
 
     Raises:
-        ValueError: unknown padding, an even kernel, or frames smaller than the padding where they wrap.
+        ValueError: unknown padding, an even kernel, frames smaller than the padding where they wrap, or of odd width
+            on the sphere.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, padding: str = "zeros"):
@@ -95,10 +126,12 @@ class PaddedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         width = self.weight.shape[-1] // 2
-        margins = tuple(width * periodic for periodic in PADDINGS[self.padding])
+        rows, columns = PADDINGS[self.padding]
+        zeros = width * (rows == "zeros"), width * (columns == "zeros")
+        margins = width - zeros[0], width - zeros[1]
         if any(margins):
-            x = wrap(margins, x)
-        zeros = tuple(width - margin for margin in margins)
+            edge = rows == "edge"
+            x = F.pad(x, (width,) * 4, mode="replicate") if edge else wrap(margins, x, pole=rows == "pole")
         # autocast computes in half precision; what follows, a recurrence, keeps the precision of its input
         return F.conv2d(x, self.weight, self.bias, padding=zeros).to(x.dtype)
 

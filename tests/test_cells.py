@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from minconv import ConvGRU, ConvLSTM, MinConvExpLSTM, MinConvGRU, MinConvLSTM
 from minconv.cells import CELLS, Cell, MinimalCell, cell_class
+from minconv.layers import PADDINGS
 from minconv.scan import usable
 from minconv.scan.gates import g
 
@@ -54,7 +55,7 @@ def values_and_gradients(cell: Cell, x: torch.Tensor, state, cuts: list[int]) ->
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("padding", ["circular", "cylinder", "zeros"])
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("given_state", [False, True])
 @pytest.mark.parametrize("steps", [2, 9])
 def test_parallel_is_stepped_is_two_halves(name, steps, given_state, padding, dtype):
@@ -127,8 +128,9 @@ def test_shifts_of_the_torus_commute_with_the_cell(name, down, right):
     torch.testing.assert_close(shifted, y.roll((down, right), (-2, -1)), rtol=0, atol=1e-12)
 
 
-def test_shifts_of_the_globe_in_longitude_only(name):
-    cell, x = make(name, padding="cylinder"), random(1, 3, 2, 5, 6)
+@pytest.mark.parametrize("padding", ["cylinder", "sphere"])
+def test_shifts_of_the_globe_in_longitude_only(name, padding):
+    cell, x = make(name, padding=padding), random(1, 3, 2, 5, 6)
     y, _ = cell(x)
     torch.testing.assert_close(cell(x.roll(2, -1))[0], y.roll(2, -1), rtol=0, atol=1e-12)
     assert not torch.allclose(cell(x.roll(1, -2))[0], y.roll(1, -2))
@@ -280,7 +282,7 @@ def test_rejects_states_of_other_cells(name):
         ({"channels": 2.5}, TypeError, "channels must be a whole number; got 2.5"),
         ({"channels": True}, TypeError, "channels must be a whole number; got True"),
         ({"kernel_size": 2}, ValueError, "kernel_size must be odd"),
-        ({"padding": "torus"}, ValueError, "padding must be one of zeros, circular, cylinder; got 'torus'"),
+        ({"padding": "torus"}, ValueError, "padding must be one of zeros, .*, sphere, replicate; got 'torus'"),
     ],
 )
 def test_rejects_settings(name, options, error, message):

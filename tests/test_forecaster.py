@@ -10,6 +10,7 @@ from minconv import Forecaster, MinConvLSTM, from_reference
 from minconv.bench import peak_memory
 from minconv.cells import CELLS
 from minconv.ensemble import Ensemble
+from minconv.layers import PADDINGS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,6 +86,28 @@ def test_is_the_stack_of_the_design():
         expected = F.layer_norm(expected, (4, 6), norm.weight, norm.bias)
     expected = torch.stack([model.decoder(expected[:, t]) for t in range(3)], 1)
     torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_increments_are_added_to_frames_in_closed_loop_too(cell):
+    model, plain, x = make(cell, increment=True), make(cell), random(2, 3, 1, 4, 6)
+    torch.testing.assert_close(model(x), x + plain(x), rtol=0, atol=1e-12)
+    y = model(x, 3)
+    torch.testing.assert_close(model(torch.cat([x, y[:, 2:-1]], 1)), y, rtol=0, atol=1e-10)
+    assert "increment=True" in str(model) and "increment" not in str(plain)  # a run is recognised by it
+
+
+def test_increments_carry_the_mean_of_a_frame_that_the_norm_takes_away():
+    """An encoder without bias of a frame that is 0 but for its mean: only the increments know of it."""
+    means = {}
+    for increment in (False, True):
+        model = make("minconvlstm", padding="circular", increment=increment)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "bias" in name:
+                    weight.zero_()
+        level = torch.full((1, 1, 1, 4, 6), 3.0, dtype=torch.float64)
+        means[increment] = (model(level) - model(0 * level)).mean().item()
+    assert means[False] == pytest.approx(0, abs=1e-9) and means[True] == pytest.approx(3, abs=1e-9)
 
 
 def test_future_frames_leave_past_outputs_unchanged(cell):
@@ -215,11 +238,12 @@ def old_names(model: Forecaster) -> dict[str, torch.Tensor]:
     return weights
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("prefix", ["", "_orig_mod."])
-def test_published_names(prefix):
-    model, x = make(padding="cylinder"), random(1, 3, 1, 4, 6)
+def test_published_names(prefix, padding):
+    model, x = make(padding=padding), random(1, 3, 1, 4, 6)
     weights = {prefix + name: value for name, value in old_names(model).items()}
-    assert torch.equal(from_reference("minconvlstm", weights, "cylinder")(x, 2), model(x, 2))
+    assert torch.equal(from_reference("minconvlstm", weights, padding)(x, 2), model(x, 2))
 
 
 @pytest.mark.parametrize("other", ["convgru", "convlstm", "minconvgru"])
@@ -271,8 +295,9 @@ def test_from_reference_rejects(cell, padding, message):
     [
         ({"cell": "gru"}, ValueError, "cell must be one of convgru, convlstm, minconvgru.*'gru'"),
         ({"cell": None}, TypeError, "cell must be a string"),
+        ({"increment": "yes"}, TypeError, "increment must be True or False; got 'yes'"),
         ({"checkpoint": 1}, TypeError, "checkpoint must be True or False; got 1"),
-        ({"padding": "torus"}, ValueError, "padding must be one of zeros, circular, cylinder; got 'torus'"),
+        ({"padding": "torus"}, ValueError, "padding must be one of zeros, .*, sphere, replicate; got 'torus'"),
         ({"backend": "quick"}, ValueError, "backend must be one of.*'quick'"),
         ({"channels": 0}, ValueError, "channels must be at least 1; got 0"),
         ({"hidden": -4}, ValueError, "hidden must be at least 1; got -4"),

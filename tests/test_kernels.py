@@ -77,9 +77,11 @@ def test_threads_share_the_work(gating, blocks, size, threads):
             assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
 
-def test_a_model_is_the_same_with_any_number_of_threads(threads):
+@pytest.mark.parametrize("padding", ["circular", "sphere"])
+def test_a_model_is_the_same_with_any_number_of_threads(padding, threads):
     torch.manual_seed(0)
-    model, frames = Forecaster("minconvlstm", hidden=20, layers=2).double(), torch.randn(1, 6, 1, 16, 16).double()
+    model = Forecaster("minconvlstm", hidden=20, layers=2, padding=padding).double()
+    frames = torch.randn(1, 6, 1, 16, 16).double()
     results = []
     for count in (1, 2, 5):
         threads(count)
@@ -173,5 +175,5 @@ def test_where_no_cache_can_be_written_code_is_compiled_anew(monkeypatch):
     monkeypatch.setattr(kernels, "cfunc", refuse)
     kernel = kernels.Kernel(kernels.wrap.body)
     x, padded = torch.arange(6.0).view(1, 6, 1), torch.empty(1, 12, 1)
-    kernel(torch.float32, 12, 1, 2, 3, 1, 1, 0, x, padded)
+    kernel(torch.float32, 12, 1, 2, 3, 1, 1, 0, 0, x, padded)
     assert padded.view(4, 3).tolist() == [[3, 4, 5], [0, 1, 2], [3, 4, 5], [0, 1, 2]]

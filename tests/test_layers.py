@@ -1,6 +1,7 @@
 """The padded convolution and the residual norm against torch's own; outputs and gradients, by kernels and eagerly."""
 
 import re
+from math import pi
 
 import pytest
 import torch
@@ -35,24 +36,49 @@ def frames(*size: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def padded(x: torch.Tensor, padding: str, width: int) -> torch.Tensor:
-    """x [N, C, H, W] with a margin, by F.pad."""
-    if padding == "circular":
-        return F.pad(x, (width,) * 4, mode="circular")
-    if padding == "cylinder":
-        return F.pad(F.pad(x, (width, width, 0, 0), mode="circular"), (0, 0, width, width))
-    return F.pad(x, (width,) * 4)
+def padded(x: torch.Tensor, padding: str, margins: tuple[int, int]) -> torch.Tensor:
+    """x [N, C, H, W] with margins (rows, columns), place by place."""
+    height, width = x.shape[-2:]
+
+    def value(r: int, c: int) -> torch.Tensor:
+        if padding == "replicate":
+            r, c = min(max(r, 0), height - 1), min(max(c, 0), width - 1)
+        if padding == "sphere" and r < 0:
+            r, c = -1 - r, c + width // 2
+        if padding == "sphere" and r >= height:
+            r, c = 2 * height - 1 - r, c + width // 2
+        if padding == "circular":
+            r %= height
+        if padding in ("circular", "cylinder", "sphere"):
+            c %= width
+        inside = 0 <= r < height and 0 <= c < width
+        return x[..., r, c] if inside else torch.zeros_like(x[..., 0, 0])
+
+    rows, columns = (range(-margin, size + margin) for margin, size in zip(margins, (height, width), strict=True))
+    return torch.stack([torch.stack([value(r, c) for c in columns], -1) for r in rows], -2)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize(
     "kernel, size",
-    [(1, (4, 5)), (3, (4, 5)), (3, (2, 2)), (3, (1, 7)), (3, (7, 1)), (3, (1, 1)), (5, (2, 3)), (7, (3, 3))],
+    [
+        (1, (4, 5)),
+        (3, (4, 5)),
+        (3, (2, 2)),
+        (3, (1, 7)),
+        (3, (7, 1)),
+        (3, (1, 1)),
+        (5, (2, 3)),
+        (7, (3, 3)),
+        (5, (6, 4)),
+    ],
 )
-def test_convolution_keeps_the_size_and_pads_as_torch_does(padding, kernel, size):
+def test_convolution_keeps_the_size_and_pads_place_by_place(padding, kernel, size):
     layer = conv(padding, kernel)
+    if padding == "sphere":  # of even width only
+        size = size[0], 2 * size[1]
     x = frames(2, 2, *size).requires_grad_()
-    expected = F.conv2d(padded(x, padding, kernel // 2), layer.weight, layer.bias)
+    expected = F.conv2d(padded(x, padding, (kernel // 2,) * 2), layer.weight, layer.bias)
     found = layer(x)
     assert found.shape == (2, 3, *size)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -74,24 +100,90 @@ def test_gradcheck(padding):
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
+POLES = {"circular": False, "sphere": True}
+
+
+@pytest.mark.parametrize("padding", POLES)
 @pytest.mark.parametrize("memory", FORMATS)
 @pytest.mark.parametrize("margins", [(0, 0), (1, 0), (0, 2), (1, 1), (3, 4), (2, 3)])
-def test_wrap_takes_margins_from_the_other_side(margins, memory):
+def test_wrap_takes_margins_from_the_other_side(margins, memory, padding):
     x = frames(2, 5, 3, 4).contiguous(memory_format=FORMATS[memory])
-    expected = x
-    for axis, width in zip((-2, -1), margins, strict=True):
-        size = x.shape[axis]
-        expected = expected.index_select(axis, torch.arange(-width, size + width) % size)
-    assert torch.equal(wrap(margins, x), expected)
-    assert torch.equal(wrap(margins, x.float()), expected.float())
-    assert torch.autograd.gradcheck(lambda x: wrap(margins, x), x[:1, :2].requires_grad_())
+    expected, pole = padded(x, padding, margins), POLES[padding]
+    for dtype in (torch.float64, torch.float32):
+        found = wrap(margins, x.to(dtype), pole)
+        assert found.dtype == dtype and torch.equal(found, expected.to(dtype))
+    inputs = x[:1, :2].requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: wrap(margins, x, pole), inputs)
+    assert torch.autograd.gradgradcheck(lambda x: wrap(margins, x, pole), inputs)
 
 
-def test_wrap_in_vmap_over_any_dimension():
-    x = frames(2, 3, 1, 4, 5)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_gradient_of_the_padded_convolution_is_its_adjoint(padding, kernel, memory, dtype, tolerance):
+    """<A x, y> = <x, A' y> for the linear part A of the layer."""
+    layer = conv(padding, kernel).to(dtype)
+    x = frames(3, 2, 5, 8).to(dtype).contiguous(memory_format=FORMATS[memory]).requires_grad_()
+    found = layer(x) - layer.bias.view(-1, 1, 1)
+    y = frames(*found.shape, seed=2).to(dtype).contiguous(memory_format=FORMATS[memory])
+    (back,) = torch.autograd.grad(found, x, y)
+    one, other = ((a.double() * b.double()).sum() for a, b in ((found, y), (x, back)))
+    torch.testing.assert_close(one, other, rtol=0, atol=tolerance * y.norm().item())
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_padding_in_vmap_over_any_dimension(padding):
+    layer, x = conv(padding), frames(2, 2, 2, 4, 6)
     for dim in (0, 1):
-        found = torch.vmap(lambda one: wrap((1, 2), one), in_dims=dim)(x)
-        assert torch.equal(found, torch.stack([wrap((1, 2), one) for one in x.unbind(dim)]))
+        expected = torch.stack([layer(one) for one in x.unbind(dim)])
+        torch.testing.assert_close(torch.vmap(layer, in_dims=dim)(x), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_padding_under_compile(padding):
+    layer, x = conv(padding, 5), frames(2, 2, 4, 6).requires_grad_()
+    torch._dynamo.reset()
+    found, expected = torch.compile(layer, backend="aot_eager")(x), layer(x)
+    cotangent = frames(*expected.shape, seed=2)
+    for one, other in zip(
+        [found, *torch.autograd.grad(found, x, cotangent)],
+        [expected, *torch.autograd.grad(expected, x, cotangent)],
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+HARMONICS = {  # real, of degree l and order m, without their norms, in Cartesian coordinates of the unit sphere
+    "l=1, m=1": lambda x, y, z: x,
+    "l=2, m=0": lambda x, y, z: 3 * z**2 - 1,
+    "l=2, m=1": lambda x, y, z: y * z,
+    "l=3, m=-2": lambda x, y, z: x * y * z,
+    "l=4, m=3": lambda x, y, z: x * (x**2 - 3 * y**2) * z,
+}
+
+
+@pytest.mark.parametrize("harmonic", HARMONICS)
+def test_on_the_sphere_a_harmonic_goes_on_over_the_poles(harmonic):
+    """Its margin is the function itself at latitudes beyond 90 degrees, where cos(latitude) changes sign."""
+    height, width, margins = 8, 16, (3, 2)
+
+    def sample(up: int, left: int) -> torch.Tensor:
+        rows, columns = torch.arange(-up, height + up).double(), torch.arange(-left, width + left).double()
+        latitude, longitude = (rows[:, None] + 0.5) * pi / height - pi / 2, columns * 2 * pi / width
+        x, y = latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin()
+        return HARMONICS[harmonic](x, y, latitude.sin().expand_as(x)).view(1, 1, *x.shape)
+
+    torch.testing.assert_close(wrap(margins, sample(0, 0), pole=True), sample(*margins), rtol=0, atol=1e-14)
+
+
+def test_the_sphere_turns_and_mirrors_with_its_margins():
+    """A field turned about the axis, or with its hemispheres or its longitudes exchanged, gives its margins so."""
+    x = frames(2, 3, 4, 6)
+    for turn in (1, -4):
+        assert torch.equal(wrap((2, 0), x.roll(turn, -1), pole=True), wrap((2, 0), x, pole=True).roll(turn, -1))
+    for axis in (-2, -1):
+        assert torch.equal(wrap((2, 3), x.flip(axis), pole=True), wrap((2, 3), x, pole=True).flip(axis))
 
 
 def normed(size: tuple[int, ...], dtype: torch.dtype = torch.float64):
@@ -182,8 +274,14 @@ def test_no_frames():
 
 
 def test_margins_larger_than_the_frame_are_refused():
-    with pytest.raises(ValueError, match=r"frames must be at least 5 wide where they wrap; got \[1, 1, 4, 6\]"):
-        wrap((5, 0), frames(1, 1, 4, 6))
+    for pole in (False, True):
+        with pytest.raises(ValueError, match=r"frames must be at least 5 wide where they wrap; got \[1, 1, 4, 6\]"):
+            wrap((5, 0), frames(1, 1, 4, 6), pole)
+
+
+def test_the_sphere_has_an_even_width():
+    with pytest.raises(ValueError, match=r"the width of frames must be even for padding sphere; got \[1, 2, 4, 5\]"):
+        conv("sphere")(frames(1, 2, 4, 5))
 
 
 def test_residual_norm_in_vmap():
@@ -203,14 +301,16 @@ def test_residual_norm_shows_what_is_not_finite(bad):
     assert frame[3].isnan().all() and frame[:3].isfinite().all() and frame[4].isfinite().all()
 
 
-def test_a_constant_stays_constant_where_nothing_is_zero():
-    layer = conv("circular")
+@pytest.mark.parametrize("padding", ["circular", "sphere", "replicate"])
+def test_a_constant_stays_constant_where_nothing_is_zero(padding):
+    layer = conv(padding)
     found = layer(torch.ones(1, 2, 4, 4, dtype=torch.float64))
     torch.testing.assert_close(found, found[..., :1, :1].expand_as(found), rtol=0, atol=1e-14)
 
 
-def test_cylinder_is_periodic_in_width_only():
-    layer, x = conv("cylinder"), frames(1, 2, 4, 6)
+@pytest.mark.parametrize("padding", ["cylinder", "sphere"])
+def test_the_globe_is_periodic_in_width_only(padding):
+    layer, x = conv(padding), frames(1, 2, 4, 6)
     torch.testing.assert_close(layer(x.roll(2, -1)), layer(x).roll(2, -1), rtol=0, atol=1e-14)
     assert not torch.allclose(layer(x.roll(1, -2)), layer(x).roll(1, -2))
 
@@ -237,7 +337,11 @@ def test_says_what_it_is():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ((2, 3, 3, "reflect"), ValueError, "padding must be one of zeros, circular, cylinder; got 'reflect'"),
+        (
+            (2, 3, 3, "reflect"),
+            ValueError,
+            "padding must be one of zeros, circular, cylinder, sphere, replicate; got 'reflect'",
+        ),
         ((2, 3, 3, None), TypeError, "padding must be a string"),
         ((2, 3, 4), ValueError, "kernel_size must be odd.*4"),
         ((2, 3, 0), ValueError, "kernel_size must be at least 1; got 0"),
@@ -251,7 +355,9 @@ def test_rejects(arguments, error, message):
         PaddedConv2d(*arguments)
 
 
-@pytest.mark.parametrize("padding, size", [("circular", (1, 4)), ("circular", (4, 1)), ("cylinder", (4, 1))])
+@pytest.mark.parametrize(
+    "padding, size", [("circular", (1, 4)), ("circular", (4, 1)), ("cylinder", (4, 1)), ("sphere", (1, 4))]
+)
 def test_rejects_frames_that_wrap_more_than_once(padding, size):
     with pytest.raises(ValueError, match="at least 2 wide where they wrap"):
         conv(padding, 5)(frames(1, 2, *size))
