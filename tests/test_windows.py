@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minconv.data.windows import Windows, check_trajectories, fixed_windows
+from minconv.data.windows import Windows, check_trajectories, fixed_windows, pieces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,6 +78,34 @@ def test_noise_does_not_change_which_windows_are_cut():
     for (x, y), (x_noisy, y_noisy) in zip(clean, noisy, strict=True):
         assert torch.equal(y, y_noisy) and not torch.equal(x, x_noisy)
         assert (x - x_noisy).abs().max() < 1
+
+
+def test_pieces_of_a_series_let_a_window_begin_anywhere():
+    series = torch.arange(23.0).view(23, 1, 1, 1)
+    found = pieces(series, 5)
+    assert found.shape == (3, 10, 1, 1, 1) and found.data_ptr() == series.data_ptr()  # no copy
+    assert found[:, 0].flatten().tolist() == [0, 5, 10]
+    windows, starts = Windows(found, length=5, batch=1, noise=0, seeds=[0]), set()
+    for epoch in range(60):
+        windows.start_epoch(epoch)
+        for step in range(windows.steps):
+            inputs, targets = (x.flatten().tolist() for x in windows.cut(step))
+            assert targets == [frame + 1 for frame in inputs] == list(range(int(targets[0]), int(targets[0]) + 5))
+            starts.add(inputs[0])
+    assert starts == set(range(15))
+
+
+@pytest.mark.parametrize(
+    "series, message",
+    [
+        (torch.zeros(9, 1, 2, 3), "series must have at least 10 frames; got 9"),
+        (torch.zeros(9, 2, 3), r"series must be a tensor \[T, C, H, W\]; got \[9, 2, 3\]"),
+        ([1.0], r"series must be a tensor \[T, C, H, W\]; got list"),
+    ],
+)
+def test_pieces_rejects(series, message):
+    with pytest.raises(ValueError, match=message):
+        pieces(series, 5)
 
 
 def test_fixed_windows_spread_over_the_offsets():

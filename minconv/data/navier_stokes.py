@@ -17,7 +17,6 @@ integrated exactly (integrating factor), in steps that are checked, and if need 
 sample's flow.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -31,6 +30,7 @@ import xarray as xr
 from torch import Tensor
 from torch.fft import fft, fft2, ifft, ifft2, irfft, irfft2, rfft, rfft2
 
+from minconv.data import records
 from minconv.device import pick_device
 from minconv.errors import choice, positive, whole
 from minconv.files import atomic
@@ -295,7 +295,7 @@ def generate(
         "precision": precision,
     }
     if path.exists():
-        _same(path, load(path).attrs, parameters)
+        records.same(path, load(path).attrs, parameters)
         return path
 
     force = forcing(size, amplitude).to(device, dtype)
@@ -319,19 +319,9 @@ def load(path: str | Path) -> xr.DataArray:
 
     Raises FileNotFoundError, or ValueError where the file is truncated, altered or not one of these.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; minconv.data.navier_stokes.generate makes it")
-    try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
-        vorticity = dataset["vorticity"].transpose("sample", "time", "y", "x")
-        attributes = dataset.attrs | vorticity.attrs
-        intact = attributes["checksum"] == _checksum(vorticity.values)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a whole Navier-Stokes file: {error}") from error
-    if not intact:
-        raise ValueError(f"{path} is not a whole Navier-Stokes file: its vorticity does not have the recorded checksum")
-    return vorticity.assign_attrs(attributes)
+    return records.load(
+        path, "vorticity", ("sample", "time", "y", "x"), "Navier-Stokes", "minconv.data.navier_stokes.generate"
+    )
 
 
 def frames(path: str | Path, device: str | torch.device = "cpu") -> Tensor:
@@ -349,7 +339,7 @@ def _write(path: Path, vorticity: np.ndarray, parameters: dict[str, Any], device
         "source": "minconv.data.navier_stokes: pseudo-spectral, integrating-factor Runge-Kutta 4",
         "references": "arXiv:2010.08895, arXiv:2508.03614",
         "comment": "Non-dimensional. The step is the largest allowed and was refined where the flow needed it.",
-        "checksum": _checksum(vorticity),
+        "checksum": records.checksum(vorticity),
     }
     made_by = {f"provenance_{name}": value for name, value in provenance(device).items()}
     dataset = xr.Dataset(
@@ -374,19 +364,6 @@ def _write(path: Path, vorticity: np.ndarray, parameters: dict[str, Any], device
     )
     with atomic(path) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding={"vorticity": {"_FillValue": None}})
-
-
-def _same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises ValueError naming every parameter in which the file at ``path`` differs from what is ``wanted``."""
-    differ = [f"{name} is {found.get(name)}, not {value}" for name, value in wanted.items() if found.get(name) != value]
-    if differ:
-        raise ValueError(
-            f"{path} has other parameters ({'; '.join(differ)}) and was left as it is; remove it or choose another path"
-        )
-
-
-def _checksum(values: np.ndarray) -> str:
-    return "sha256:" + hashlib.sha256(np.ascontiguousarray(values, "<f4").tobytes()).hexdigest()
 
 
 def _even(size: int) -> int:

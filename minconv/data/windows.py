@@ -28,6 +28,23 @@ def fixed_windows(trajectories: Tensor, length: int) -> Tensor:
     return torch.stack([series[start : start + length] for series, start in zip(trajectories, offsets, strict=True)])
 
 
+def pieces(series: Tensor, length: int) -> Tensor:
+    """One long series [T, C, H, W] as overlapping trajectories [T // length - 1, 2 length, C, H, W], without a copy.
+
+    Each begins ``length`` frames after the one before, so that windows of ``length`` inputs and their targets, cut from
+    them at random offsets, begin at any frame of the series with equal chance.
+
+    Raises:
+        TypeError, ValueError: not such a series, or one of less than 2 length frames.
+    """
+    if not isinstance(series, Tensor) or series.dim() != 4:
+        found = list(series.shape) if isinstance(series, Tensor) else type(series).__name__
+        raise ValueError(f"series must be a tensor [T, C, H, W]; got {found}")
+    if len(series) < 2 * whole("length", length, 1):
+        raise ValueError(f"series must have at least {2 * length} frames; got {len(series)}")
+    return series.unfold(0, 2 * length, length).movedim(-1, 1)
+
+
 class Windows:
     """Random windows for S models trained together, each seed drawing what it would draw alone.
 
