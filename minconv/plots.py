@@ -9,6 +9,7 @@ Arguments of another shape than described raise ValueError.
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ from minconv.provenance import provenance
 
 COLUMN, PAGE = 3.4, 7.0  # inches
 JSON_VALUES = 20_000  # larger data sets are saved as NetCDF
+POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73"),
     *("#0072B2", "#D55E00", "#CC79A7"),
 )
+WINE, TEAL = "#882255", "#44AA99"  # of Tol, for pairs that stand alone
 
 
 def _line(label: str, color: str, marker: str, linestyle: Any = "-") -> dict[str, Any]:
@@ -48,7 +51,11 @@ STYLE = {
     "minconvexplstm": _line("MinConvExpLSTM", GREEN, "D"),
     "published": _line("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
     "half": _line("MinConvLSTM, bf16-mixed", "0.45", "X", (0, (1, 1))),
+    "cylinder": _line("MinConvLSTM, cylinder padding", WINE, "<", (0, (6, 1.5))),
+    "sphere": _line("MinConvLSTM, sphere padding", TEAL, ">"),
     "persistence": _line("Persistence", BLACK, "", (0, (4, 2))),
+    "damped persistence": _line("Damped persistence", "0.3", "", (0, (4, 1, 1, 1))),
+    "climatology": _line("Climatology", "0.6", "", (0, (1, 1))),
     "truth": _line("Truth", BLACK, ""),
 }
 BACKENDS = {
@@ -167,7 +174,7 @@ def scan_schematic(steps: int = 8) -> Figure:
     axes[0].set_ylabel("one after another")
     axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].invert_yaxis()
-    _legend(fig, ax)
+    legend_above(fig, ax)
     return fig
 
 
@@ -178,7 +185,7 @@ def scan_accuracy(data: xr.Dataset) -> Figure:
         data: ``output`` and ``gradient`` (relative errors) over (backend, T); where it is there, ``spacing`` over T,
             the distance of float32 numbers at the sums A_T of logarithms.
     """
-    _needs(data, ("output", "gradient"), ("backend", "T"))
+    needs(data, ("output", "gradient"), ("backend", "T"))
     fig = _scans({"output": data.output, "gradients": data.gradient}, "relative error")
     if "spacing" in data:
         ax = fig.axes[0]
@@ -202,7 +209,7 @@ def scan_speed(data: xr.Dataset) -> Figure:
             line is the median over the repeats, the band their quartiles. The backend ``copy`` is the floor: moving
             the bytes that a scan must move.
     """
-    _needs(data, ("forward", "training"), ("backend", "T"))
+    needs(data, ("forward", "training"), ("backend", "T"))
     return _scans({"forward": 1e3 * data.forward, "forward + backward": 1e3 * data.training}, "time (ms)")
 
 
@@ -244,7 +251,7 @@ def frames_strip(
         line[0].set_ylabel(label_text, rotation=0, ha="right", va="center")
     for time, ax in zip(times, axes[0], strict=True):
         ax.set_title(f"t = {time:g}")
-    signed = _largest(pictures[:1])
+    signed = largest(pictures[:1])
     _paint(
         fig,
         axes[: 1 if errors else None],
@@ -255,7 +262,7 @@ def frames_strip(
         signed,
     )
     if errors:
-        worst = _largest(pictures[1:])
+        worst = largest(pictures[1:])
         _paint(fig, axes[1:], pictures[1:], f"absolute error of {label}", "magma_r", 0, worst)
     if context is not None:
         _mark_columns(axes, times > context)
@@ -270,7 +277,7 @@ def spectrum(spectra: xr.DataArray, label: str = "enstrophy (1 / unit time)²") 
         label: the quantity in a bin of wavenumbers, with units.
     """
     if not isinstance(spectra, xr.DataArray) or set(spectra.dims) != {"time", "k"}:
-        raise ValueError(f"spectra must be a DataArray over (time, k); got {_dims(spectra)}")
+        raise ValueError(f"spectra must be a DataArray over (time, k); got {described(spectra)}")
     fig, ax = plt.subplots(figsize=(COLUMN, 2.6))
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.8, spectra.sizes["time"]))
     for index, (time, shade) in enumerate(zip(spectra.time.values, shades, strict=True)):
@@ -291,21 +298,21 @@ def model_spectra(dataset: xr.Dataset, time: int) -> Figure:
         dataset: from :func:`minconv.metrics.collect`.
         time: of the predicted frame.
     """
-    _needs(dataset, ("spectrum", "spectrum_truth"), ("model", "seed", "time", "k"))
+    needs(dataset, ("spectrum", "spectrum_truth"), ("model", "seed", "time", "k"))
     if time not in dataset.time:
         raise ValueError(f"time must be one of {dataset.time.values.tolist()}; got {time!r}")
     found = dataset[["spectrum", "spectrum_truth"]].sel(time=time, k=slice(1, None))
     fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9))
-    _lines(axes[0], found.spectrum, "model", "k", STYLE, extremes=True)  # over decades a deviation reaches below 0
+    lines_by(axes[0], found.spectrum, "model", "k", STYLE, extremes=True)  # over decades a deviation reaches below 0
     _curve(axes[0], found.k.values, *[found.spectrum_truth.values] * 3, STYLE["truth"])
-    _lines(axes[1], found.spectrum / found.spectrum_truth, "model", "k", STYLE, extremes=True)
+    lines_by(axes[1], found.spectrum / found.spectrum_truth, "model", "k", STYLE, extremes=True)
     axes[1].axhline(1, **STYLE["truth"])
     for ax in axes:
         _wavenumbers(ax, found.spectrum)
-    axes[0].set_ylabel(_label(dataset.spectrum, "enstrophy"))
+    axes[0].set_ylabel(axis_label(dataset.spectrum, "enstrophy"))
     axes[1].set_ylabel("enstrophy, prediction / truth")
     axes[0].set_title(f"t = {time:g} frames")
-    _legend(fig, axes[0])
+    legend_above(fig, axes[0])
     return fig
 
 
@@ -316,15 +323,15 @@ def flow_statistics(data: xr.Dataset) -> Figure:
         data: ``deviation`` over (grid, sample, time), each field's standard deviation, and ``correlation`` over
             (grid, sample, lag), of frames that far apart; at most three grids.
     """
-    _needs(data, ("deviation", "correlation"), ("grid", "sample", "time"))
+    needs(data, ("deviation", "correlation"), ("grid", "sample", "time"))
     grids = data.grid.values.tolist()
     styles = {name: style | {"label": name} for name, style in zip(grids, SCHEMES, strict=False)}
     fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6))
     panels = {"time": data.deviation, "lag": data.correlation}
     for ax, (x, values) in zip(axes, panels.items(), strict=True):
-        _lines(ax, values.rename(sample="repeat"), "grid", x, styles)
-        ax.set(xlabel=f"{x} (unit times)", ylabel=_label(values, values.name), ylim=(0, None))
-    _legend(fig, axes[0])
+        lines_by(ax, values.rename(sample="repeat"), "grid", x, styles)
+        ax.set(xlabel=f"{x} (unit times)", ylabel=axis_label(values, values.name), ylim=(0, None))
+    legend_above(fig, axes[0])
     return fig
 
 
@@ -356,7 +363,7 @@ def solver_convergence(schemes: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes[1].set(xlabel="cost (ms per sample and unit time)")
     for ax in axes:
         _log(ax)
-    _legend(fig, axes[0])
+    legend_above(fig, axes[0])
     return fig
 
 
@@ -376,13 +383,13 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], units: st
             seeds, epochs = (sorted(set(numbers)) for numbers in zip(*values, strict=True))
             table = [[values.get((seed, epoch), math.nan) for epoch in epochs] for seed in seeds]
             loss = xr.DataArray([table], {"model": [model], "seed": seeds, "epoch": epochs}, ("model", "seed", "epoch"))
-            _lines(ax, loss, "model", "epoch", STYLE)
+            lines_by(ax, loss, "model", "epoch", STYLE)
         ax.set(title=title, xlabel="epoch")
         ax.set_yscale("log")
         _label_decades(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("mean square error" + _units(units))
-    _legend(fig, axes[0])
+    legend_above(fig, axes[0])
     return fig
 
 
@@ -395,16 +402,16 @@ def error_curves(dataset: xr.Dataset, variables: Sequence[str] = ("rmse", "corre
     """
     if not variables:
         raise ValueError("variables must name at least one variable of the dataset; got none")
-    _needs(dataset, variables, ("model", "seed", "time"))
+    needs(dataset, variables, ("model", "seed", "time"))
     fig, axes = plt.subplots(1, len(variables), figsize=(PAGE, 2.8), squeeze=False, sharex=True)
     for ax, name in zip(axes[0], variables, strict=True):
-        _lines(ax, dataset[name], "model", "time", STYLE)
-        ax.set(xlabel=_label(dataset.time, "time"), ylabel=_label(dataset[name], name))
+        lines_by(ax, dataset[name], "model", "time", STYLE)
+        ax.set(xlabel=axis_label(dataset.time, "time"), ylabel=axis_label(dataset[name], name))
         if name != "correlation":
             ax.set_yscale("log")
             _label_decades(ax.yaxis)
         _mark_closed_loop(ax, dataset.attrs["context"] + 0.5)
-    _legend(fig, axes[0, 0])
+    legend_above(fig, axes[0, 0])
     return fig
 
 
@@ -421,10 +428,10 @@ def timing(data: xr.Dataset) -> Figure:
         "over_convolutions": ("training step / its convolutions", 1, "linear"),
         "memory": ("peak memory (MiB)", 2**-20, "log"),
     }
-    _needs(data, list(panels), ("model", "T"))
+    needs(data, list(panels), ("model", "T"))
     fig, axes = plt.subplots(2, 2, figsize=(PAGE, 5), sharex=True)
     for ax, (name, (label, unit, scale)) in zip(axes.flat, panels.items(), strict=True):
-        _lines(ax, data[name] * unit, "model", "T", STYLE)
+        lines_by(ax, data[name] * unit, "model", "T", STYLE)
         ax.set_ylabel(label)
         _log(ax, base=2)
         if scale == "linear":  # quotients
@@ -432,7 +439,7 @@ def timing(data: xr.Dataset) -> Figure:
             ax.axhline(1, color="0.4", linewidth=0.8, zorder=1)
     for ax in axes[-1]:
         ax.set_xlabel("sequence length T (frames)")
-    _legend(fig, axes.flat[0])
+    legend_above(fig, axes.flat[0])
     return fig
 
 
@@ -442,7 +449,7 @@ def rmse_summary(parts: xr.Dataset) -> Figure:
     Args:
         parts: ``teacher_forced`` and ``closed_loop`` over (model, seed), from ``metrics.summary``.
     """
-    _needs(parts, ("teacher_forced", "closed_loop"), ("model", "seed"))
+    needs(parts, ("teacher_forced", "closed_loop"), ("model", "seed"))
     models = [model for model in parts.model.values.tolist() if model != "persistence"]
     fig, axes = plt.subplots(1, 2, figsize=(PAGE, 0.25 * len(models) + 1.1), sharey=True)
     for ax, name, title in zip(axes, ("teacher_forced", "closed_loop"), PHASES, strict=True):
@@ -459,7 +466,7 @@ def rmse_summary(parts: xr.Dataset) -> Figure:
         if "persistence" in parts.model:
             value = float(parts[name].sel(model="persistence").mean())
             ax.axvline(value, color=BLACK, linestyle=STYLE["persistence"]["linestyle"])
-        ax.set(title=title, xlabel=_label(parts[name], "RMSE").replace(f", {title}", ""))
+        ax.set(title=title, xlabel=axis_label(parts[name], "RMSE").replace(f", {title}", ""))
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(models)), [STYLE[model]["label"] for model in models])
     axes[0].set_ylim(len(models) - 0.4, -0.6)
@@ -467,7 +474,7 @@ def rmse_summary(parts: xr.Dataset) -> Figure:
     axes[0].plot([], [], **MEAN, label="mean over seeds")
     if "persistence" in parts.model:
         axes[0].plot([], [], **STYLE["persistence"])
-    _legend(fig, axes[0])
+    legend_above(fig, axes[0])
     return fig
 
 
@@ -480,7 +487,7 @@ def animation(fields: xr.DataArray, scale: int = 4, milliseconds: int = 120) -> 
         milliseconds: duration of a frame.
     """
     fields, scale = _strip(fields), whole("scale", scale, least=1)
-    limit = _largest(fields.values)
+    limit = largest(fields.values)
     levels = np.nan_to_num((fields.values / limit + 1) / 2, nan=0.5).clip(0, 1)
     pixels = np.flip((levels * 63).round().astype(np.uint8), 2).repeat(scale, 2).repeat(scale, 3)
     gap = np.full((*pixels.shape[1:3], scale), 64, np.uint8)
@@ -502,7 +509,7 @@ def _strip(fields: xr.DataArray) -> xr.DataArray:
         fields = fields.expand_dims(row=[""])
     wanted = ("row", "time", "y", "x")
     if not isinstance(fields, xr.DataArray) or set(fields.dims) != set(wanted) or 0 in fields.shape:
-        raise ValueError(f"fields must be a DataArray over (row, time, y, x), not empty; got {_dims(fields)}")
+        raise ValueError(f"fields must be a DataArray over (row, time, y, x), not empty; got {described(fields)}")
     return fields.transpose(*wanted)
 
 
@@ -510,11 +517,11 @@ def _scans(panels: Mapping[str, xr.DataArray], label: str) -> Figure:
     """One panel for each title, values over (backend, T[, repeat])."""
     fig, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.6), sharex=True, sharey=True)
     for ax, (title, values) in zip(axes, panels.items(), strict=True):
-        _lines(ax, values, "backend", "T", BACKENDS)
+        lines_by(ax, values, "backend", "T", BACKENDS)
         ax.set(title=title, xlabel="sequence length T (frames)")
         _log(ax, base=2)
     axes[0].set_ylabel(label)
-    _legend(fig, axes[0])
+    legend_above(fig, axes[0])
     return fig
 
 
@@ -524,11 +531,16 @@ def _paint(
     """Draws ``pictures`` [row, time, y, x] on ``axes`` [row, time] in one colour scale, with its bar."""
     for ax, frame in zip(axes.flat, pictures.reshape(-1, *pictures.shape[2:]), strict=True):
         image = ax.imshow(frame, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-    beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-    extend = beyond[bool((pictures < low).any()), bool((pictures > high).any())]
     if len(axes) == 1:
         label = label.replace(" (", "\n(")
-    fig.colorbar(image, ax=axes, label=label, extend=extend, aspect=12 * len(axes), pad=0.01, fraction=0.05)
+    arrows = clipped(pictures, low, high)
+    fig.colorbar(image, ax=axes, label=label, extend=arrows, aspect=12 * len(axes), pad=0.01, fraction=0.05)
+
+
+def clipped(values: np.ndarray, low: float, high: float) -> str:
+    """Which ends of a colour bar need an arrow, since ``values`` lie beyond: its argument ``extend``."""
+    ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    return ends[bool((values < low).any()), bool((values > high).any())]
 
 
 def _mark_columns(axes: np.ndarray, closed: np.ndarray) -> None:
@@ -541,7 +553,7 @@ def _mark_columns(axes: np.ndarray, closed: np.ndarray) -> None:
             ax.plot([-0.03, -0.03], [-0.05, 1.05], "k", transform=ax.transAxes, clip_on=False, in_layout=False)
 
 
-def _lines(
+def lines_by(
     ax: Axes, values: xr.DataArray, by: str, x: str, styles: Mapping[str, Mapping[str, Any]], extremes: bool = False
 ) -> None:
     """A line for each of ``by``: median and quartiles over repeats; mean and deviation, or ``extremes``, over seeds.
@@ -624,7 +636,7 @@ def _label_decades(axis: Axis) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def _legend(fig: Figure, ax: Axes) -> None:
+def legend_above(fig: Figure, ax: Axes) -> None:
     """One legend for all panels, above them."""
     handles, labels = ax.get_legend_handles_labels()
     one_line = sum(len(label) + 7 for label in labels) <= 110  # with their handles, in letters of a page's width
@@ -633,29 +645,30 @@ def _legend(fig: Figure, ax: Axes) -> None:
 
 
 def _units(units: str) -> str:
-    """`` (units)`` to stand behind a quantity; nothing for pure numbers."""
+    """`` (units)`` to stand behind a quantity, CF's ``m2 s-2`` as m² s⁻²; nothing for pure numbers."""
     if units in ("", "1"):
         return ""
+    units = re.sub(r"(?<=[A-Za-z])-?\d+", lambda power: power[0].translate(POWERS), units)
     return f" {units}" if units.startswith("(") else f" ({units})"
 
 
-def _label(values: xr.DataArray, otherwise: str) -> str:
+def axis_label(values: xr.DataArray, otherwise: str) -> str:
     return values.attrs.get("long_name", otherwise) + _units(values.attrs.get("units", "1"))
 
 
-def _largest(values: np.ndarray) -> float:
+def largest(values: np.ndarray) -> float:
     """Largest absolute value that is finite, for a colour scale; 1 where all is zero."""
     return float(np.abs(values[np.isfinite(values)]).max(initial=0)) or 1.0
 
 
-def _needs(data: xr.Dataset, variables: Sequence[str], dims: Sequence[str]) -> None:
+def needs(data: xr.Dataset, variables: Sequence[str], dims: Sequence[str]) -> None:
     """Raises ValueError unless ``data`` holds these variables, the first of them over all of ``dims``."""
     missing = [name for name in variables if name not in getattr(data, "data_vars", ())]
     if missing or not set(dims) <= set(data[variables[0]].dims):
-        raise ValueError(f"data must hold {', '.join(variables)} over ({', '.join(dims)}); got {_dims(data)}")
+        raise ValueError(f"data must hold {', '.join(variables)} over ({', '.join(dims)}); got {described(data)}")
 
 
-def _dims(data: Any) -> str:
+def described(data: Any) -> str:
     if isinstance(data, xr.Dataset):
         return ", ".join(f"{name} {values.dims}" for name, values in data.data_vars.items()) or "an empty dataset"
     return f"{data.dims} of {data.shape}" if isinstance(data, xr.DataArray) else type(data).__name__
