@@ -142,7 +142,8 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
 def collect(runs: Mapping[ModelSeed, xr.Dataset] | Iterable[tuple[ModelSeed, xr.Dataset]]) -> xr.Dataset:
     """Puts results of :func:`evaluate`, keyed by (model, seed), side by side with dims model, seed, time.
 
-    A seed of None stands for every seed: ``("persistence", None)``. ``spectrum_truth`` has neither dim.
+    A seed of None stands for every seed: ``("persistence", None)``. Variables of the truth, whose names end in
+    ``_truth``, have neither dim.
 
     Raises:
         ValueError: nothing to collect, a (model, seed) given twice or missing, or several test sets.
@@ -163,6 +164,7 @@ def collect(runs: Mapping[ModelSeed, xr.Dataset] | Iterable[tuple[ModelSeed, xr.
         return found
 
     first = run(models[0], seeds[0])
+    truth = [name for name in first.data_vars if name.endswith("_truth")]
     options = {
         "data_vars": "all",
         "coords": "minimal",
@@ -175,11 +177,11 @@ def collect(runs: Mapping[ModelSeed, xr.Dataset] | Iterable[tuple[ModelSeed, xr.
         row = [run(model, seed) for seed in seeds]
         for seed, found in zip(seeds, row, strict=True):
             same = found.attrs == first.attrs and found.coords.equals(first.coords)
-            if not (same and found.spectrum_truth.equals(first.spectrum_truth)):
+            if not (same and set(found) == set(first) and found[truth].equals(first[truth])):
                 raise ValueError(f"runs must be of one test set; ({model!r}, {seed!r}) differs from {pairs[0][0]}")
-        rows.append(xr.concat([found.drop_vars("spectrum_truth") for found in row], "seed", **options))
+        rows.append(xr.concat([found.drop_vars(truth) for found in row], "seed", **options))
     together = xr.concat(rows, "model", **options).assign_coords(model=models, seed=seeds)
-    return together.assign(spectrum_truth=first.spectrum_truth)
+    return together.assign(first[truth].data_vars)
 
 
 def spread(dataset: xr.Dataset, dim: str = "seed") -> tuple[xr.Dataset, xr.Dataset]:
