@@ -2,10 +2,11 @@
 
 ``smoke`` shows in seconds that everything works, ``laptop`` trains models that have learned on two CPU cores within the
 hour, ``paper`` has the settings of arXiv 2508.03614. Notebooks call these functions; results are kept under ``home()``.
+What other experiments share with this one is here, too: ``home``, ``default_profile``, ``runs_of``, ``trained``.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -64,10 +65,6 @@ class Profile:
     @property
     def figures(self) -> Path:
         return self.folder / "figures"
-
-    def run_folder(self, setting: str, cell: str, seeds: tuple[int, ...]) -> Path:
-        """Of the run that trains these seeds of a cell together."""
-        return self.folder / "runs" / setting / cell / "-".join(map(str, seeds))
 
 
 PROFILES = {
@@ -147,24 +144,46 @@ def load_data(profile: Profile, device: str = "auto") -> dict[str, Tensor]:
     return {split: navier_stokes.frames(path, on) for split, path in make_data(profile, device).items()}
 
 
-def runs(profile: Profile, setting: str, device: str = "auto") -> list[Run]:
-    """Every model and seed to train for one of the profile's settings.
+def runs_of(
+    builds: Mapping[str, Callable[[int], Forecaster]],
+    seeds: tuple[int, ...],
+    settings: Training,
+    folder: Path,
+    device: str = "auto",
+) -> list[Run]:
+    """Every model and seed to train, in ``folder``/model/seeds.
 
     On a GPU, which one small model cannot fill, all seeds of a model train together; on the CPU each alone.
+
+    Args:
+        builds: by model, what makes the untrained model of a seed.
     """
-    choice("setting", setting, profile.training)
-    groups = [profile.seeds] if pick_device(device).type == "cuda" else [(seed,) for seed in profile.seeds]
+    groups = [seeds] if pick_device(device).type == "cuda" else [(seed,) for seed in seeds]
     return [
         Run(
-            build=partial(build_model, cell),
-            seeds=seeds,
-            folder=profile.run_folder(setting, cell, seeds),
-            settings=profile.training[setting],
-            name=f"{cell} {seeds[0]}" + (f"-{seeds[-1]}" if len(seeds) > 1 else ""),
+            build=build,
+            seeds=group,
+            folder=folder / model / "-".join(map(str, group)),
+            settings=settings,
+            name=f"{model} {group[0]}" + (f"-{group[-1]}" if len(group) > 1 else ""),
         )
-        for cell in HIDDEN
-        for seeds in groups
+        for model, build in builds.items()
+        for group in groups
     ]
+
+
+def trained(runs: list[Run], device: str = "auto") -> Iterator[tuple[str, int, Forecaster]]:
+    """Model, seed and trained forecaster (at its lowest validation loss) of ``runs_of``, one after another."""
+    for run in runs:
+        for seed, weights in load_weights(run.folder).items():
+            yield run.folder.parent.name, seed, restore(run.build(seed), weights).to(pick_device(device)).eval()
+
+
+def runs(profile: Profile, setting: str, device: str = "auto") -> list[Run]:
+    """Every model and seed to train for one of the profile's settings; see ``runs_of``."""
+    choice("setting", setting, profile.training)
+    builds = {cell: partial(build_model, cell) for cell in HIDDEN}
+    return runs_of(builds, profile.seeds, profile.training[setting], profile.folder / "runs" / setting, device)
 
 
 def train_all(profile: Profile, device: str = "auto") -> dict[str, list[Path]]:
@@ -178,18 +197,15 @@ def train_all(profile: Profile, device: str = "auto") -> dict[str, list[Path]]:
 def train_half(profile: Profile, setting: str, cell: str, device: str = "auto") -> dict[str, list[Path]]:
     """Trains a cell's seeds in ``bf16-mixed`` precision, too, beside those of ``train_all``; folders by precision."""
     data = load_data(profile, device)
-    full = [run for run in runs(profile, setting, device) if run.build.args[0] == cell]
+    full = [run for run in runs(profile, setting, device) if run.folder.parent.name == cell]
     half = [replace(run, folder=run.folder.parent / "bf16-mixed" / run.folder.name) for run in full]
     fit_all(half, data["train"], data["validation"], device=device, precision="bf16-mixed")
     return {"32-true": [run.folder for run in full], "bf16-mixed": [run.folder for run in half]}
 
 
 def trained_models(profile: Profile, setting: str, device: str = "auto") -> Iterator[tuple[str, int, Forecaster]]:
-    """Cell, seed and trained model (at its lowest validation loss), one after another."""
-    for run in runs(profile, setting, device):
-        cell = run.build.args[0]
-        for seed, weights in load_weights(run.folder).items():
-            yield cell, seed, restore(run.build(seed), weights).to(pick_device(device)).eval()
+    """Cell, seed and trained model of one of the profile's settings; see ``trained``."""
+    return trained(runs(profile, setting, device), device)
 
 
 def evaluate_all(profile: Profile, setting: str, device: str = "auto") -> xr.Dataset:

@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from minconv.bench.results import MISS, NOT_MEASURED, experiment, scans, select, targets, teacher_forced
 from minconv.files import atomic, read_json
+from minconv.weather import DAY, lead_of_skill
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
 PARTS = {"teacher_forced": "teacher-forced", "closed_loop": "closed loop"}
+LEADS = (1, 3, 5, 7)  # days
 
 
 def results(
@@ -155,13 +157,96 @@ def speed(labels: Mapping[str, str], benchmark: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def updated(readme: str, content: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
-    """``readme`` with the region between the marks rewritten; raises ValueError where there is not one."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in before + after:
-        raise ValueError(f"README must hold {BEGIN} and {END} once each, in this order")
-    return f"{before}{BEGIN}\n{table(content, benchmark)}\n\n{findings(content, benchmark)}\n{END}{after}"
+def weather_results(
+    scores: Mapping[str, xr.Dataset],
+    labels: Mapping[str, str],
+    baselines: Sequence[str],
+    profile: str,
+    hardware: str,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of figures/geopotential_results.json and the like.
+
+    Args:
+        scores: by training setting, ``rmse`` over (model, seed, lead_time), from ``Study.evaluate``.
+        labels: of the models and baselines.
+        baselines: which of the models are that; each is compared with them, and they stand once.
+        profile, hardware: what ran, and where.
+        facts: what the reader of the table should know of the experiment, words to numbers.
+    """
+    rows, days = [], [np.timedelta64(24 * lead, "h") for lead in LEADS]
+    for setting, found in scores.items():
+        mean = found.rmse.mean("seed")
+        for model in found.model.values.tolist():
+            base = model in baselines
+            if base and setting != next(iter(scores)):
+                continue
+            at = found.rmse.sel(model=model, lead_time=days).transpose("lead_time", "seed").values.tolist()
+            row = {"setting": "" if base else setting, "model": model, "label": labels[model]}
+            row["rmse"] = [values[:1] if base else values for values in at]
+            if not base:
+                ahead = (lead_of_skill(mean.sel(model=model), mean.sel(model=name)) for name in baselines)
+                row["ahead"] = [float(lead / DAY) for lead in ahead]
+            rows.append(row)
+    first = next(iter(scores.values()))
+    about = {"source": first.attrs["source"], "units": first.rmse.attrs["units"], "starts": first.attrs["starts"]}
+    return about | {
+        "profile": profile,
+        "hardware": hardware,
+        "facts": dict(facts),
+        "baselines": [labels[name] for name in baselines],
+        "days": list(LEADS),
+        "rows": rows,
+    }
+
+
+def weather_table(content: Mapping[str, Any]) -> str:
+    """Markdown table of :func:`weather_results`' dictionary: RMSE by lead, and the days a model is ahead of baselines.
+
+    Raises:
+        ValueError: an entry is missing.
+    """
+    try:
+        header = ["Model", "Setting", *(f"{day} day{'s' * (day > 1)}" for day in content["days"])]
+        header += [f"ahead of {name.lower()}" for name in content["baselines"]]
+        digits = 0 if max(max(values) for row in content["rows"] for values in row["rmse"]) > 100 else 2
+        rows = [
+            [row["label"], row["setting"], *(_mean(values, digits) for values in row["rmse"])]
+            + [f"{lead:.2f}" for lead in row.get("ahead", [])]
+            for row in content["rows"]
+        ]
+        notes = [
+            f"RMSE in {content['units']} by lead time, mean ± standard deviation over seeds where there are several",
+            "ahead: days up to which the mean over seeds is below the baseline's at every lead",
+            f"data: {content['source']}",
+            f"{content['starts']} forecasts",
+            f"profile `{content['profile']}` on {content['hardware']}",
+            *(f"{name} {value}" for name, value in content["facts"].items()),
+        ]
+    except KeyError as error:
+        raise ValueError(f"results must hold {error}; run notebooks 06 and 07 again") from error
+    lines = [
+        header,
+        [":--", ":--", *["--:"] * (len(header) - 2)],
+        *(row + [""] * (len(header) - len(row)) for row in rows),
+    ]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "; ".join(notes) + "."])
+
+
+def updated(readme: str, regions: Mapping[str, str]) -> str:
+    """``readme`` with the text between ``<!-- name -->`` and ``<!-- /name -->`` replaced, by name in ``regions``.
+
+    Raises:
+        ValueError: the marks of a region are not there once each.
+    """
+    for name, text in regions.items():
+        opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, begin, rest = readme.partition(opening)
+        _, end, after = rest.partition(closing)
+        if not (begin and end) or opening in rest or closing in before + after:
+            raise ValueError(f"README must hold {opening} and {closing} once each, in this order")
+        readme = f"{before}{opening}\n{text}\n{closing}{after}"
+    return readme
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,12 +254,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minconv.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the table is out of date")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
-    parser.add_argument("--results", type=Path, default=ROOT / "figures" / "results.json", metavar="FILE")
-    parser.add_argument("--benchmark", type=Path, default=ROOT / "figures" / "benchmark.json", metavar="FILE")
+    parser.add_argument("--figures", type=Path, default=ROOT / "figures", metavar="FOLDER", help="with the numbers")
     options = parser.parse_args(arguments)
     try:
         old = options.readme.read_text(encoding="utf-8")
-        new = updated(old, read_json(options.results), read_json(options.benchmark))
+        content, benchmark = (read_json(options.figures / f"{name}.json") for name in ("results", "benchmark"))
+        regions = {"results": f"{table(content, benchmark)}\n\n{findings(content, benchmark)}"}
+        for name in ("geopotential", "air_temperature"):
+            regions[name] = weather_table(read_json(options.figures / f"{name}_results.json"))
+        new = updated(old, regions)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if new == old:
@@ -199,13 +287,17 @@ def _setting(row: Mapping[str, Any]) -> str:
     return f"{row['training_speedup']['median']:.2f} ({frames}{channels})"
 
 
+def _mean(values: Sequence[float], digits: int) -> str:
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
 def _percent(errors: Sequence[float | None]) -> str:
     """``12.34 ± 0.56`` of errors 0.1234 and so on; None, a rollout that blew up, is counted aloud."""
     finite = [100 * error for error in errors if error is not None]
     if len(finite) < len(errors) or not errors:
         return f"not finite for {len(errors) - len(finite)} of {len(errors)}"
-    spread = f" ± {statistics.stdev(finite):.2f}" if len(finite) > 1 else ""
-    return f"{statistics.mean(finite):.2f}{spread}"
+    return _mean(finite, 2)
 
 
 if __name__ == "__main__":

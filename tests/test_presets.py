@@ -55,7 +55,8 @@ def test_home(monkeypatch, tmp_path):
     monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
     profile = PROFILES["smoke"]
     assert presets.home() == tmp_path and profile.figures == tmp_path / "results" / "smoke" / "figures"
-    assert profile.run_folder("a", "convgru", (1, 2)) == tmp_path / "results/smoke/runs/a/convgru/1-2"
+    run = presets.runs(profile, "published", "cpu")[0]
+    assert run.folder == tmp_path / "results/smoke/runs/published/convgru/1234"
     monkeypatch.delenv("MINCONV_HOME")
     assert presets.home() == Path(__file__).resolve().parents[1]
 

@@ -39,6 +39,29 @@ CONTENT = {
         "no decay": {"teacher_forced": [0.085], "closed_loop": [0.688]},
     },
 }
+REGIONS = ("results", "geopotential", "air_temperature")
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+OTHERS = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in REGIONS[1:])
+WEATHER = {
+    "source": "a model, not ERA5",
+    "units": "m2 s-2",
+    "starts": 206,
+    "profile": "laptop",
+    "hardware": "a CPU, 2 threads",
+    "facts": {"epochs": 6},
+    "baselines": ["Persistence", "Climatology"],
+    "days": [1, 3],
+    "rows": [
+        {"setting": "", "model": "persistence", "label": "Persistence", "rmse": [[377.4], [860.0]]},
+        {
+            "setting": "increments",
+            "model": "convlstm",
+            "label": "ConvLSTM",
+            "rmse": [[230.0, 234.0], [640.0, 640.0]],
+            "ahead": [7.0, 4.75],
+        },
+    ],
+}
 PAPER = {"batch": 1, "grid": 16, "width": 1.0}
 
 
@@ -79,9 +102,11 @@ BENCHMARK = {
 def files(tmp_path):
     readme, numbers, benchmark = (tmp_path / name for name in ("README.md", "results.json", "benchmark.json"))
     benchmark.write_text(json.dumps(BENCHMARK))
-    readme.write_text(f"# Title\n\n{report.BEGIN}\n{report.END}\n\nThe end ×.\n", encoding="utf-8")
+    readme.write_text(f"# Title\n\n{BEGIN}\n{END}\n{OTHERS}\nThe end ×.\n", encoding="utf-8")
     numbers.write_text(json.dumps(CONTENT))
-    arguments = ["--readme", str(readme), "--results", str(numbers), "--benchmark", str(benchmark)]
+    for name in REGIONS[1:]:
+        (tmp_path / f"{name}_results.json").write_text(json.dumps(WEATHER))
+    arguments = ["--readme", str(readme), "--figures", str(tmp_path)]
     return arguments, readme, numbers
 
 
@@ -112,12 +137,11 @@ def test_findings():
 def test_writes_between_the_marks_only_and_once(files):
     arguments, readme, _ = files
     assert report.main([*arguments, "--check"]) == 1
-    assert report.BEGIN + "\n" + report.END in readme.read_text(encoding="utf-8")
+    assert BEGIN + "\n" + END in readme.read_text(encoding="utf-8")
     assert report.main(arguments) == 0
     written = readme.read_text(encoding="utf-8")
-    assert written.startswith(f"# Title\n\n{report.BEGIN}\n| Model |") and written.endswith(
-        f"\n{report.END}\n\nThe end ×.\n"
-    )
+    assert written.startswith(f"# Title\n\n{BEGIN}\n| Model |") and written.endswith("\n\nThe end ×.\n")
+    assert written.count("| ConvLSTM | increments | 232 ± 3 | 640 ± 0 | 7.00 | 4.75 |") == 2
     assert report.main(arguments) == 0
     assert readme.read_text(encoding="utf-8") == written
     assert report.main([*arguments, "--check"]) == 0
@@ -160,10 +184,10 @@ def test_benchmark_without_its_rows(lacking, files, capsys):
     "readme, numbers, message",
     [
         ("no marks", json.dumps(CONTENT), "once each"),
-        (f"{report.END} {report.BEGIN}", json.dumps(CONTENT), "once each"),
-        (f"{report.BEGIN}{report.END}" * 2, json.dumps(CONTENT), "once each"),
-        (f"{report.BEGIN}{report.END}", '{"rows": [', "not a whole JSON file"),
-        (f"{report.BEGIN}{report.END}", "{}", "must hold 'settings'"),
+        (f"{END} {BEGIN}", json.dumps(CONTENT), "once each"),
+        (f"{BEGIN}{END}" * 2, json.dumps(CONTENT), "once each"),
+        (f"{BEGIN}{END}", '{"rows": [', "not a whole JSON file"),
+        (f"{BEGIN}{END}", "{}", "must hold 'settings'"),
     ],
 )
 def test_bad_files_are_left_alone(files, capsys, readme, numbers, message):
@@ -183,6 +207,42 @@ def test_missing_numbers(files, capsys):
     with pytest.raises(SystemExit):
         report.main(arguments)
     assert "results.json" in capsys.readouterr().err
+
+
+def test_weather_table():
+    lines = report.weather_table(WEATHER).splitlines()
+    assert lines[0] == "| Model | Setting | 1 day | 3 days | ahead of persistence | ahead of climatology |"
+    assert lines[2:4] == [
+        "| Persistence |  | 377 | 860 |  |  |",
+        "| ConvLSTM | increments | 232 ± 3 | 640 ± 0 | 7.00 | 4.75 |",
+    ]
+    for words in ("m2 s-2", "a model, not ERA5", "206 forecasts", "`laptop` on a CPU, 2 threads", "epochs 6"):
+        assert words in lines[-1]
+    with pytest.raises(ValueError, match="results must hold 'days'"):
+        report.weather_table({key: value for key, value in WEATHER.items() if key != "days"})
+
+
+def test_weather_results_from_scores():
+    leads = np.arange(1, 15).astype("timedelta64[h]") * 12
+    rmse = np.stack([np.full((2, 14), 5.0), [np.arange(1.0, 15)] * 2, [np.arange(0.5, 14), np.arange(1.5, 15)]])
+    names = ["climatology", "persistence", "convlstm"]
+    scores = xr.Dataset(
+        {"rmse": (("model", "seed", "lead_time"), rmse, {"units": "K"})},
+        {"model": names, "seed": [1, 2], "lead_time": leads},
+        {"starts": 3, "source": "somewhere"},
+    )
+    labels = {name: name.title() for name in names}
+    both = {"a": scores, "b": scores}
+    found = report.weather_results(both, labels, names[:2], "smoke", "a CPU", {"epochs": 1})
+    assert [(row["model"], row["setting"]) for row in found["rows"]] == [
+        ("climatology", ""), ("persistence", ""), ("convlstm", "a"), ("convlstm", "b"),
+    ]  # fmt: skip
+    assert found["rows"][1]["rmse"] == [[2.0], [6.0], [10.0], [14.0]]
+    assert found["rows"][2]["rmse"] == [[1.5, 2.5], [5.5, 6.5], [9.5, 10.5], [13.5, 14.5]]
+    # the mean over seeds is 1, 2, ...: below 5 for four leads, and never below persistence, which is the same
+    assert found["rows"][2]["ahead"] == [2.0, 0.0]
+    json.dumps(found, allow_nan=False)
+    assert "| 2.00 ± 0.71 |" in report.weather_table(found)
 
 
 def test_results_from_a_summary():

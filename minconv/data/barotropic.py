@@ -1,0 +1,456 @@
+"""An equivalent-barotropic model of the 500 hPa flow on the sphere, a stand-in for ERA5 that needs no download.
+
+    dq/dt + u . grad q = stirring - D (q - q_jets),    q = lap psi - psi / L^2 + f (1 + h),    u = k x grad psi
+
+psi streamfunction, q potential vorticity, f Coriolis parameter, L Rossby radius, h height of the mountains over the
+depth of the flow. D relaxes the flow to a zonal jet in either hemisphere, strongest in that hemisphere's winter, and
+damps small scales (del^8). Stirring is a random source of vorticity, red in time, of small scales, strongest in
+winter and in middle latitudes; it feeds the travelling systems. Geopotential follows from the linear balance
+lap Phi = div(f grad psi). Units are SI; the Earth's radius and rotation are real.
+
+Discretisation: spherical harmonics with triangular truncation, products on a Gaussian grid that takes them exactly,
+and Runge-Kutta 4 in time with D integrated exactly (integrating factor). Without D and stirring the truncated flow
+conserves energy and potential enstrophy as the exact one does.
+
+A spectrum is real, ``[..., m, part, n]``: order m and degree n up to the truncation, part 0 real and 1 imaginary. The
+harmonics have mean square 1, so that ``[..., 0, 0, 0]`` is the global mean.
+"""
+
+import math
+from copy import copy
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from minconv.data import records
+from minconv.device import pick_device
+from minconv.errors import positive, whole
+from minconv.files import atomic
+from minconv.progress import progress
+from minconv.provenance import provenance
+
+RADIUS = 6.371e6  # m
+ROTATION = 7.292e-5  # 1/s
+MEAN = 55480.0  # m2 s-2, by area; unweighted over 32 x 64 cells it is near ERA5's 54108 at 500 hPa
+DAY = 86400.0  # s
+YEAR = 365.2425 * DAY
+MIDWINTER = 20 * DAY  # of the northern hemisphere, after 1 January; the southern one's is half a year later
+EPOCH = np.datetime64("1979-01-01", "h")
+SPINUP = 180  # days
+SOURCE = "barotropic model, not ERA5"
+MOUNTAINS = (  # latitude, longitude, radius in degrees; height over depth
+    (36, 90, 13, 0.24),  # Tibet
+    (45, 248, 11, 0.18),  # Rockies
+    (70, 320, 8, 0.14),  # Greenland
+    (-30, 290, 9, 0.14),  # Andes
+)
+
+
+def ladder(truncation: int) -> np.ndarray:
+    """e ``[m, n]`` of mu P(m, n) = e(m, n + 1) P(m, n + 1) + e(m, n) P(m, n - 1); 0 where n <= m."""
+    m, n = np.ogrid[: truncation + 1, : truncation + 1]
+    return np.sqrt(np.maximum(n**2 - m**2, 0) / (4 * n**2 - 1.0))
+
+
+def legendre(truncation: int, sines: np.ndarray) -> np.ndarray:
+    """Associated Legendre functions P ``[m, n, points]`` of the sines of latitude, with mean square 1; 0 where n < m.
+
+    By the normalised recurrence in n, which is stable; without the Condon-Shortley phase.
+    """
+    values = np.zeros((truncation + 1, truncation + 1, len(sines)))
+    e = ladder(truncation)
+    diagonal = np.ones(len(sines))
+    for m in range(truncation + 1):
+        if m:
+            diagonal = diagonal * np.sqrt((2 * m + 1) / (2 * m) * (1 - sines**2))
+        values[m, m] = diagonal
+        for n in range(m + 1, truncation + 1):
+            values[m, n] = (sines * values[m, n - 1] - e[m, n - 1] * values[m, n - 2]) / e[m, n]
+    return values
+
+
+def neighbours(sines: np.ndarray, down: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """down(n) e(m, n) P(m, n - 1) + up(n) e(m, n + 1) P(m, n + 1), ``[m, n, points]`` for n below ``len(down)``."""
+    size = len(down)
+    e, values = ladder(size)[:-1, :, None], legendre(size, sines)[:-1]
+    below = np.pad(values, ((0, 0), (1, 0), (0, 0)))[:, :size]
+    return down[:, None] * e[:, :-1] * below + up[:, None] * e[:, 1:] * values[:, 1:]
+
+
+def slope(truncation: int, sines: np.ndarray) -> np.ndarray:
+    """(1 - mu^2) dP/dmu ``[m, n, points]`` of the Legendre functions."""
+    n = np.arange(truncation + 1)
+    return neighbours(sines, n + 1, -n)
+
+
+def fourier(truncation: int, longitudes: np.ndarray) -> np.ndarray:
+    """``[longitudes, m, part]``: the field at ``longitudes`` (degrees) of each part of each order."""
+    angle = np.deg2rad(longitudes)[:, None] * np.arange(truncation + 1)
+    waves = 2 * np.stack([np.cos(angle), -np.sin(angle)], -1)
+    waves[:, 0] /= 2
+    return waves
+
+
+def equiangular(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes (degrees, ascending) of ``rows`` x 2 ``rows`` cells, as in WeatherBench."""
+    return (np.arange(rows) + 0.5) * 180 / rows - 90, np.arange(2 * rows) * 180 / rows
+
+
+def bump(latitudes: np.ndarray, longitudes: np.ndarray, latitude: float, longitude: float, radius: float) -> np.ndarray:
+    """A Gaussian hill of height 1 in the distance to its top; all in degrees."""
+    here, there = np.deg2rad(latitudes), math.radians(latitude)
+    turn = np.cos(np.deg2rad(longitudes - longitude))
+    cosine = np.sin(here) * math.sin(there) + np.cos(here) * math.cos(there) * turn
+    return np.exp(-((np.rad2deg(np.arccos(np.clip(cosine, -1, 1))) / radius) ** 2))
+
+
+class Sphere:
+    """Fields ``[..., latitude, longitude]`` on a Gaussian grid, and their spectra; float64."""
+
+    def __init__(self, truncation: int = 31, device: str | torch.device = "cpu"):
+        self.truncation = whole("truncation", truncation, 1)
+        self.device = pick_device(device)
+        rows = 2 * math.ceil((3 * truncation + 1) / 4)  # the integral of a product of three fields is exact
+        self.sines, weights = np.polynomial.legendre.leggauss(rows)
+        self.weights = weights / 2  # their sum is 1
+        self.latitudes = np.rad2deg(np.arcsin(self.sines))
+        self.longitudes = np.arange(2 * rows) * 180 / rows
+        self._grid = self.operators(self.latitudes, self.longitudes)
+        functions, waves = self._grid
+        mean = torch.where(torch.arange(truncation + 1) > 0, 0.5, 1.0).to(waves)[:, None] / len(self.longitudes)
+        self._forward = functions * self.tensor(self.weights), waves * mean
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values, np.float64), device=self.device)
+
+    def operators(self, latitudes: np.ndarray, longitudes: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What ``synthesis`` needs for another grid, given in degrees: Legendre and Fourier matrices."""
+        functions = legendre(self.truncation, np.sin(np.deg2rad(latitudes)))
+        return self.tensor(functions), self.tensor(fourier(self.truncation, longitudes))
+
+    def synthesis(self, spectrum: Tensor, operators: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """The field of a spectrum, on the Gaussian grid or that of ``operators``."""
+        functions, waves = operators or self._grid
+        return torch.einsum("...mcn,mnk,jmc->...kj", spectrum, functions, waves)
+
+    def analysis(self, field: Tensor) -> Tensor:
+        """The spectrum of a field on the Gaussian grid."""
+        functions, waves = self._forward
+        return torch.einsum("...kj,jmc,mnk->...mcn", field, waves, functions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Parameters of the model; with the defaults its climate is near that of ERA5 at 500 hPa."""
+
+    truncation: int = 31
+    step: float = 5400.0  # s
+    rossby_radius: float = 1.5e6  # m; may be infinite, as may the times of relaxation and diffusion
+    zonal_days: float = 10.0  # relaxation time of the zonal mean
+    eddy_days: float = 25.0  # that of everything else
+    diffusion_hours: float = 6.0  # damping time of the highest degree
+    north_jet: float = 17.0  # m/s, annual mean of the jet that the flow relaxes to
+    north_season: float = 5.5  # m/s, by which that jet is stronger in the hemisphere's winter
+    south_jet: float = 21.5
+    south_season: float = 2.0
+    jet_latitude: float = 42.0  # degrees
+    jet_width: float = 20.0
+    mountains: float = 1.0  # in units of the heights in MOUNTAINS
+    stirring: float = 1.5e-10  # 1/s2, root mean square at the storm tracks' latitude, annual mean
+    stirring_season: float = 0.3  # by which it is stronger in the hemisphere's winter, as a fraction
+    stirring_days: float = 2.0  # its decorrelation time
+    stirring_lowest: int = 8  # its degrees
+    stirring_highest: int = 14
+    track_latitude: float = 45.0  # degrees
+    track_width: float = 15.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name in ("truncation", "stirring_lowest", "stirring_highest"):
+                whole(name, value, 1)
+            elif value != math.inf or name not in ("rossby_radius", "zonal_days", "eddy_days", "diffusion_hours"):
+                positive(name, value, zero=name in ("mountains", "stirring") or name.endswith(("jet", "season")))
+        if not self.stirring_lowest <= self.stirring_highest <= self.truncation:
+            raise ValueError(
+                "stirring_lowest, stirring_highest and truncation must not decrease; "
+                f"got {self.stirring_lowest}, {self.stirring_highest}, {self.truncation}"
+            )
+
+
+class Barotropic:
+    """The model; its states are spectra of the streamfunction (m2/s), ``[members, m, part, n]`` in float64.
+
+    Times are in seconds since 1979-01-01 00 UTC.
+    """
+
+    def __init__(self, settings: Settings | None = None, device: str | torch.device = "cpu"):
+        self.settings = s = settings or Settings()
+        self.sphere = sphere = Sphere(s.truncation, device)
+        tensor, sines = sphere.tensor, sphere.sines
+        m, n = np.ogrid[: s.truncation + 1, : s.truncation + 1]
+        laplacian = -n * (n + 1) / RADIUS**2
+        stretching = laplacian - s.rossby_radius**-2  # q - f (1 + h) over psi
+        used = (n >= m) & (n > 0)  # psi has no global mean
+        inverse = np.where(used, 1 / np.where(used, stretching, 1), 0)[..., None]
+        relaxation = 1 / (DAY * np.where(m == 0, s.zonal_days, s.eddy_days))
+        diffusion = (laplacian / laplacian[0, -1]) ** 4 / (3600 * s.diffusion_hours)
+        self.laplacian, self.stretching = tensor(laplacian[0]), tensor(stretching[0])
+        self.decay = tensor(np.where(used, relaxation + diffusion, 0))[:, None]
+
+        latitudes = sphere.latitudes[:, None]
+        height = sum(h * bump(latitudes, sphere.longitudes, *place) for *place, h in MOUNTAINS)
+        self.rest = sphere.analysis(tensor(2 * ROTATION * sines[:, None] * (1 + s.mountains * height)))
+        self._rest = sphere.synthesis(self.rest).T[:, None].contiguous()
+
+        # Matrices of the tendency: -div(u q) a = -dUq/dlambda / (1 - mu^2) - dVq/dmu with U, V = cos(latitude) times
+        # the wind, analysed by parts. Fields are [longitude, member, latitude] here.
+        functions, slopes = legendre(s.truncation, sines), slope(s.truncation, sines)
+        waves = fourier(s.truncation, sphere.longitudes)
+        turned = np.stack([waves[..., 1], -waves[..., 0]], -1)  # waves of i times the spectrum
+        mean = np.where(m > 0, 0.5, 1) / len(waves)
+        weights = inverse * sphere.weights / (1 - sines**2) / RADIUS
+        self._vorticity_u = tensor(np.concatenate([laplacian[0, :, None] * functions, -slopes / RADIUS], 2))
+        self._v = tensor(m[..., None] * functions / RADIUS)
+        self._waves, self._turned = (tensor(w.reshape(len(w), -1)) for w in (waves, turned))
+        self._mean, self._turned_mean = (tensor((w * mean).reshape(len(w), -1).T) for w in (waves, turned))
+        self._east = tensor((m[..., None] * functions * weights).swapaxes(1, 2))
+        self._north = tensor((slopes * weights).swapaxes(1, 2))
+
+        # What each hemisphere's jet and storm track have in the annual mean, and what the season adds
+        north = sines > 0
+        track = s.stirring * np.exp(-(((np.abs(sphere.latitudes) - s.track_latitude) / s.track_width) ** 2))
+        jet = np.exp(-(((np.abs(sphere.latitudes) - s.jet_latitude) / s.jet_width) ** 2))
+        jet *= (1 - sines**2) / math.cos(math.radians(s.jet_latitude))  # U of a wind of 1 m/s that ends at the poles
+        jets = jet * [np.where(north, s.north_jet, s.south_jet), np.where(north, s.north_season, -s.south_season)]
+        tracks = track * [np.ones_like(sines), np.where(north, 1, -1) * s.stirring_season]
+        self._jets = torch.zeros(2, *self.rest.shape, dtype=torch.float64, device=sphere.device)
+        vorticity = np.einsum("sk,nk,k->sn", jets, slopes[0], sphere.weights / (1 - sines**2) / RADIUS)
+        self._jets[:, 0, 0, 1:] = tensor(vorticity[:, 1:] / laplacian[0, 1:])
+        band = functions[: s.stirring_highest + 1, s.stirring_lowest : s.stirring_highest + 1]
+        band = band / np.sqrt(4 * (np.abs(band).max(2) > 0)[1:].sum())  # unit noise makes a field of mean square 1
+        band[0] = 0  # zonal means are not stirred
+        self._stir = tensor(
+            np.einsum("mbk,sk,mnk->smbn", band, tracks * sphere.weights, (functions * inverse)[: len(band)])
+        )
+
+    def season(self, time: float) -> float:
+        """1 in the northern midwinter, -1 in the southern."""
+        return math.cos(2 * math.pi * (time - MIDWINTER) / YEAR)
+
+    def jets(self, time: float) -> Tensor:
+        """The state ``[m, part, n]`` that the flow relaxes to."""
+        return self._jets[0] + self.season(time) * self._jets[1]
+
+    def energy(self, psi: Tensor) -> Tensor:
+        """Mean energy ``[members]`` in m2/s2: (u^2 + psi^2 / L^2) / 2."""
+        return -self._sum(self.stretching * psi**2) / 2
+
+    def enstrophy(self, psi: Tensor) -> Tensor:
+        """Mean potential enstrophy ``[members]`` in 1/s2: q^2 / 2."""
+        return self._sum((self.stretching * psi + self.rest) ** 2) / 2
+
+    def _sum(self, squares: Tensor) -> Tensor:
+        return 2 * squares.sum((-3, -2, -1)) - squares[..., 0, :, :].sum((-2, -1))
+
+    def balance(self, latitudes: np.ndarray, longitudes: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Operators with which ``sphere.synthesis`` makes Phi - MEAN of psi, on a grid given in degrees."""
+        n = np.arange(self.settings.truncation + 1)
+        down = np.where(n > 1, (n + 1) / np.maximum(n, 1), 0)  # Phi has degrees n - 1 and n + 1 of psi's n
+        operator = 2 * ROTATION * neighbours(np.sin(np.deg2rad(latitudes)), down, n / (n + 1))
+        return self.sphere.tensor(operator), self.sphere.tensor(fourier(n[-1], longitudes))
+
+    def tendency(self, psi: Tensor) -> Tensor:
+        """d psi / dt of the flow that is neither forced nor damped."""
+        inner = self._inner(psi)
+        return self._outer(self._tendency(inner, torch.zeros_like(inner)))
+
+    def _inner(self, psi: Tensor) -> Tensor:
+        """To ``[m, part x member, n]``, which matrices multiply without copies."""
+        return psi.permute(1, 2, 0, 3).flatten(1, 2).contiguous()
+
+    def _outer(self, psi: Tensor) -> Tensor:
+        return psi.unflatten(1, (2, -1)).permute(2, 0, 1, 3)
+
+    def _tendency(self, psi: Tensor, force: Tensor) -> Tensor:
+        orders, rows, _ = psi.shape
+        u = torch.mm(self._waves, torch.bmm(psi, self._vorticity_u).view(2 * orders, -1))
+        v = torch.mm(self._turned, torch.bmm(psi, self._v).view(2 * orders, -1))
+        vorticity, u = u.view(len(u), rows // 2, 2, -1).unbind(2)
+        q = vorticity + self._rest
+        uq = torch.mm(self._turned_mean, (u * q).view(len(u), -1)).view(orders, rows, -1)
+        vq = torch.mm(self._mean, (v.view_as(q) * q).view(len(u), -1)).view(orders, rows, -1)
+        return torch.baddbmm(torch.baddbmm(force, uq, self._east), vq, self._north)
+
+    @torch.no_grad()
+    def advance(self, psi: Tensor, time: float, steps: int = 1, stirring: "Stirring | None" = None) -> Tensor:
+        """The state ``steps`` steps after ``psi`` at ``time``. Season and stirring are held over each step."""
+        step = self.settings.step
+        half = torch.exp(-self.decay * (step / 2))[:, :, None].expand(-1, 2, len(psi), -1).flatten(1, 2)
+        full = half * half
+        weights = step / 6 * full, step / 3 * half, step / 2 * half, step * half
+        psi = self._inner(psi)
+        for number in range(steps):
+            now = time + (number + 0.5) * step
+            force = (self.decay * self.jets(now))[:, :, None].expand(-1, -1, psi.shape[1] // 2, -1).flatten(1, 2)
+            if stirring is not None:
+                pattern = stirring.next()
+                stir = self._stir[0] + self.season(now) * self._stir[1]
+                force[: len(stir)] += torch.bmm(pattern, stir)
+            decayed = half * psi
+            undisturbed = half * decayed
+            k = self._tendency(psi, force)
+            psi = torch.addcmul(undisturbed, weights[0], k)
+            k = self._tendency(torch.addcmul(decayed, weights[2], k), force)
+            psi.addcmul_(weights[1], k)
+            k = self._tendency(decayed.add_(k, alpha=step / 2), force)
+            psi.addcmul_(weights[1], k)
+            psi.add_(self._tendency(undisturbed.addcmul_(weights[3], k), force), alpha=step / 6)
+        return self._outer(psi)
+
+
+class Stirring:
+    """Random patterns of the stirring, a step at a time; member ``first + i`` depends on ``seed`` and its number."""
+
+    def __init__(self, model: Barotropic, seed: int = 0, members: int = 1, first: int = 0):
+        s, self._device = model.settings, model.sphere.device
+        self._shape = s.stirring_highest + 1, 2, s.stirring_highest - s.stirring_lowest + 1
+        self._kept = math.exp(-s.step / (DAY * s.stirring_days))
+        self._reseed(seed, range(first, first + members))
+        self._state = self._draw()
+
+    def _reseed(self, seed: int, numbers: range) -> None:
+        self._numbers = numbers
+        self._streams = [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i in numbers]
+
+    def _draw(self) -> np.ndarray:
+        return np.stack([stream.standard_normal(self._shape) for stream in self._streams], 2)
+
+    def next(self) -> Tensor:
+        """The pattern ``[m, part x member, degree]`` of the next step."""
+        self._state = self._kept * self._state + math.sqrt(1 - self._kept**2) * self._draw()
+        return torch.from_numpy(self._state).flatten(1, 2).to(self._device)
+
+    def branch(self, seed: int) -> "Stirring":
+        """A stirring that is the same now and goes on with the random numbers of another seed."""
+        other = copy(self)
+        other._reseed(seed, self._numbers)
+        return other
+
+
+@torch.no_grad()
+def generate(
+    path: str | Path,
+    start: str | int = "1979",
+    end: str | int = "2018",
+    *,
+    hours: int = 6,
+    seed: int = 0,
+    settings: Settings | None = None,
+    device: str | torch.device = "cpu",
+) -> Path:
+    """One trajectory of geopotential on 32 x 64 cells, from ``start``-01-01 00 UTC to the end of the year ``end``.
+
+    The NetCDF at ``path`` holds ``z (time, lat, lon)`` every ``hours``, in float32, every parameter, what produced it
+    and a checksum. The same seed and settings give the same series on the same machine. A whole file with these
+    parameters is kept as it is; a file with others, and anything that is not such a file, is left alone and raises
+    ValueError. Raises FloatingPointError where the flow is too fast for the settings' step.
+    """
+    path, settings, device = Path(path), settings or Settings(), pick_device(device)
+    first, last = (_year(name, year) for name, year in {"start": start, "end": end}.items())
+    if first > last:
+        raise ValueError(f"end must not be before start; got {first} to {last}")
+    steps = 3600 * whole("hours", hours, 1) / settings.step
+    if 24 % hours or steps % 1:
+        raise ValueError(f"hours must divide 24 and be whole steps of {settings.step:g} s; got {hours}")
+    parameters = {"start": first, "end": last, "hours": hours, "seed": whole("seed", seed), **asdict(settings)}
+    if path.exists():
+        records.same(path, load(path).attrs, parameters)
+        return path
+
+    model = Barotropic(settings, device)
+    stirring = Stirring(model, seed)
+    grid = model.balance(*equiangular(32))
+    months = np.arange(f"{first}-01", f"{last + 1}-02", dtype="datetime64[M]").astype("datetime64[h]")
+    z = np.empty(((months[-1] - months[0]) // np.timedelta64(hours, "h"), 32, 64), np.float32)
+    time = float((months[0] - EPOCH).astype(int)) * 3600 - SPINUP * DAY
+    psi = model.advance(model.jets(time)[None], time, round(SPINUP * DAY / settings.step), stirring)
+    time, row = time + SPINUP * DAY, 0
+    with progress(total=len(months) - 1, desc=path.name, unit="month") as bar:
+        for month, following in pairwise(months):
+            states = []
+            for _ in range((following - month) // np.timedelta64(hours, "h")):
+                states.append(psi)
+                psi = model.advance(psi, time, round(steps), stirring)
+                time += 3600 * hours
+            field = MEAN + model.sphere.synthesis(torch.cat(states), grid)
+            if not field.isfinite().all():
+                raise FloatingPointError(
+                    f"the flow is not finite in {month.astype('datetime64[M]')}; "
+                    f"use settings with a step below {settings.step:g} s"
+                )
+            z[row : row + len(field)] = field.cpu().numpy()
+            row += len(field)
+            bar.update()
+    _write(path, z, months[0] + np.arange(row) * np.timedelta64(hours, "h"), parameters, device)
+    return path
+
+
+def load(path: str | Path) -> xr.DataArray:
+    """The geopotential ``z [time, lat, lon]`` of a file that ``generate`` wrote, with all of the file's attributes.
+
+    Raises FileNotFoundError, or ValueError where the file is truncated, altered or not one of these.
+    """
+    return records.load(path, "z", ("time", "lat", "lon"), "barotropic", "minconv.data.barotropic.generate")
+
+
+def _write(path: Path, z: np.ndarray, times: np.ndarray, parameters: dict[str, Any], device: torch.device) -> None:
+    latitudes, longitudes = equiangular(z.shape[1])
+    about = {
+        "Conventions": "CF-1.11",
+        "title": "500 hPa geopotential of an equivalent-barotropic model; not ERA5",
+        "source": "minconv.data.barotropic: spectral, integrating-factor Runge-Kutta 4",
+        "comment": "A stand-in for reanalysis data: stirred flow relaxed to a seasonal jet. Dates are the model's own.",
+        "checksum": records.checksum(z),
+    }
+    made_by = {f"provenance_{name}": value for name, value in provenance(device).items()}
+    attributes = {
+        "units": "m2 s-2",
+        "standard_name": "geopotential",
+        "long_name": "geopotential at 500 hPa",
+        "source": SOURCE,
+        "cell_methods": "time: lat: lon: point",
+    }
+    north = {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude", "axis": "Y"}
+    east = {"units": "degrees_east", "standard_name": "longitude", "long_name": "longitude", "axis": "X"}
+    dataset = xr.Dataset(
+        {"z": (("time", "lat", "lon"), z, attributes)},
+        {
+            "time": ("time", times.astype("datetime64[ns]"), {"standard_name": "time", "axis": "T"}),
+            "lat": ("lat", latitudes, north),
+            "lon": ("lon", longitudes, east),
+        },
+        about | parameters | made_by,
+    )
+    encoding = {
+        "z": {"_FillValue": None, "zlib": True, "complevel": 1},
+        "time": {"units": f"hours since {parameters['start']}-01-01", "dtype": "int32"},
+        "lat": {"_FillValue": None},
+        "lon": {"_FillValue": None},
+    }
+    with atomic(path) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+
+
+def _year(name: str, year: str | int) -> int:
+    """The year as a number; raises TypeError or ValueError unless it is one of 1700 to 2250, which nanoseconds hold."""
+    if isinstance(year, str) and year.isdecimal():
+        year = int(year)
+    if whole(name, year, 1700) > 2250:
+        raise ValueError(f"{name} must be at most 2250; got {year}")
+    return int(year)
