@@ -187,8 +187,8 @@ def geopotential(profile: str | None = None) -> Study:
     periods = {"train": ("1979", "2014"), "validation": ("2015", "2016"), "test": ("2017", "2018")}
     if profile.name == "laptop":
         periods["train"] = ("2011", "2014")
-        increments = replace(increments, training=replace(NO_DECAY, epochs=6), seeds=profile.seeds[:2])
-        published = replace(published, training=replace(PUBLISHED, epochs=6), seeds=profile.seeds[:1])
+        increments = replace(increments, training=replace(NO_DECAY, epochs=4), seeds=profile.seeds[:2])
+        published = replace(published, training=replace(PUBLISHED, epochs=4), seeds=profile.seeds[:1])
     if profile.name == "smoke":
         periods = {
             "train": ("2017-01-01", "2017-12-31"),
