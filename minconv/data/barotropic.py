@@ -28,12 +28,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from minconv.data import records
+from minconv.data import gridded, records
 from minconv.device import pick_device
 from minconv.errors import positive, whole
-from minconv.files import atomic
 from minconv.progress import progress
-from minconv.provenance import provenance
 
 RADIUS = 6.371e6  # m
 ROTATION = 7.292e-5  # 1/s
@@ -411,14 +409,6 @@ def load(path: str | Path) -> xr.DataArray:
 
 def _write(path: Path, z: np.ndarray, times: np.ndarray, parameters: dict[str, Any], device: torch.device) -> None:
     latitudes, longitudes = equiangular(z.shape[1])
-    about = {
-        "Conventions": "CF-1.11",
-        "title": "500 hPa geopotential of an equivalent-barotropic model; not ERA5",
-        "source": "minconv.data.barotropic: spectral, integrating-factor Runge-Kutta 4",
-        "comment": "A stand-in for reanalysis data: stirred flow relaxed to a seasonal jet. Dates are the model's own.",
-        "checksum": records.checksum(z),
-    }
-    made_by = {f"provenance_{name}": value for name, value in provenance(device).items()}
     attributes = {
         "units": "m2 s-2",
         "standard_name": "geopotential",
@@ -426,25 +416,14 @@ def _write(path: Path, z: np.ndarray, times: np.ndarray, parameters: dict[str, A
         "source": SOURCE,
         "cell_methods": "time: lat: lon: point",
     }
-    north = {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude", "axis": "Y"}
-    east = {"units": "degrees_east", "standard_name": "longitude", "long_name": "longitude", "axis": "X"}
-    dataset = xr.Dataset(
-        {"z": (("time", "lat", "lon"), z, attributes)},
-        {
-            "time": ("time", times.astype("datetime64[ns]"), {"standard_name": "time", "axis": "T"}),
-            "lat": ("lat", latitudes, north),
-            "lon": ("lon", longitudes, east),
-        },
-        about | parameters | made_by,
-    )
-    encoding = {
-        "z": {"_FillValue": None, "zlib": True, "complevel": 1},
-        "time": {"units": f"hours since {parameters['start']}-01-01", "dtype": "int32"},
-        "lat": {"_FillValue": None},
-        "lon": {"_FillValue": None},
+    coordinates = {"time": times.astype("datetime64[ns]"), "lat": latitudes, "lon": longitudes}
+    about = {
+        "title": "500 hPa geopotential of an equivalent-barotropic model; not ERA5",
+        "source": "minconv.data.barotropic: spectral, integrating-factor Runge-Kutta 4",
+        "comment": "A stand-in for reanalysis data: stirred flow relaxed to a seasonal jet. Dates are the model's own.",
     }
-    with atomic(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+    series = xr.DataArray(z, coordinates, ("time", "lat", "lon"), "z", attributes)
+    gridded.write_series(path, series, about | parameters, device)
 
 
 def _year(name: str, year: str | int) -> int:

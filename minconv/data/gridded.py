@@ -189,7 +189,9 @@ def weatherbench2(
     return cache
 
 
-def write_series(path: str | Path, series: xr.DataArray, attrs: dict[str, Any] | None = None) -> Path:
+def write_series(
+    path: str | Path, series: xr.DataArray, attrs: dict[str, Any] | None = None, device: str | torch.device = "cpu"
+) -> Path:
     """Writes ``series`` as CF NetCDF with ``attrs``, what produced it and a checksum, whole or not at all.
 
     Raises ValueError where ``series`` is not in the convention or has missing values.
@@ -200,13 +202,13 @@ def write_series(path: str | Path, series: xr.DataArray, attrs: dict[str, Any] |
         raise ValueError(f"series must have its variable for a name; got {series.name!r}")
     series = series.copy(data=_values(series)) if series.chunks else series.astype(np.float32, copy=False)
     checksum = _checksum(_finite_blocks(series))
-    made_by = {f"provenance_{name}": value for name, value in provenance().items()}
+    made_by = {f"provenance_{name}": value for name, value in provenance(device).items()}
     about = {"Conventions": "CF-1.11", "title": f"{series.attrs.get('long_name', series.name)}", **(attrs or {})}
     dataset = _with_attributes(series).to_dataset().assign_attrs(about | made_by | {"checksum": checksum})
+    encoding = {name: {"_FillValue": None} for name in ("lat", "lon")}
+    encoding[series.name] = {"_FillValue": None, "zlib": True, "complevel": 1}
     with atomic(path) as temporary:
-        dataset.drop_encoding().to_netcdf(
-            temporary, engine="h5netcdf", encoding={name: {"_FillValue": None} for name in (series.name, "lat", "lon")}
-        )
+        dataset.drop_encoding().to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
     return path
 
 
