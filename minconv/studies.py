@@ -26,7 +26,7 @@ from minconv.train import Run, Training, fit_all
 HIDDEN = {"convgru": 14, "convlstm": 12, "minconvgru": 24, "minconvlstm": 20, "minconvexplstm": 20}
 
 PUBLISHED = Training(context=20, horizon=4, epochs=20, lr=1e-3, noise=0.0)
-NO_DECAY = replace(PUBLISHED, weight_decay=0.0)
+INCREMENTS = replace(PUBLISHED, weight_decay=0.0, context=16, horizon=8)
 BASELINES = ("persistence", "damped persistence", "climatology")
 DAYS = 7  # of a forecast
 
@@ -54,7 +54,8 @@ class Study:
         name: the folder of its runs.
         profile: what it is a part of.
         periods: first and last date of ``train``, ``validation`` and ``test``, as xarray selects by: ("1979", "2014").
-        settings: by name, all with the same teacher-forced frames and closed-loop steps.
+        settings: by name, all with windows of the same length.
+        context: frames that a test forecast is made from.
         every: days from one test forecast to the next, in turn.
         coarsen: cells of the source, in each direction, that make one of the models'.
         anomalies: whether the models' frames are anomalies from the climatology of ``train``, or the fields themselves.
@@ -64,6 +65,7 @@ class Study:
     profile: Profile
     periods: dict[str, tuple[str, str]]
     settings: dict[str, Setting]
+    context: int = 20
     every: tuple[float, ...] = (3, 4)
     coarsen: int = 1
     anomalies: bool = False
@@ -94,14 +96,10 @@ class Study:
         return parts
 
     @property
-    def context(self) -> int:
-        """Frames that a forecast is made from: those that are teacher-forced in training."""
-        return next(iter(self.settings.values())).training.context
-
-    @property
     def window(self) -> int:
         """Frames that a model is trained on at once."""
-        return self.context + next(iter(self.settings.values())).training.horizon
+        training = next(iter(self.settings.values())).training
+        return training.context + training.horizon
 
     @staticmethod
     def steps(step: np.timedelta64) -> int:
@@ -177,17 +175,17 @@ class Study:
 def geopotential(profile: str | None = None) -> Study:
     """500 hPa geopotential, forecast a week ahead on 16 x 32; on a profile as ``presets.get_profile`` takes it.
 
-    The setting ``published`` is the paper's; in ``increments`` models predict what is added to a frame, and their
-    weights do not decay.
+    The setting ``published`` is the paper's; in ``increments`` models predict what is added to a frame, their weights
+    do not decay, and more of the same window is in closed loop, without which a week's forecast may drift away.
     """
     profile = get_profile(profile)
     cells = {cell: (cell, "cylinder") for cell in HIDDEN}
-    increments = Setting(NO_DECAY, cells | {"sphere": ("minconvlstm", "sphere")}, profile.seeds, increment=True)
+    increments = Setting(INCREMENTS, cells | {"sphere": ("minconvlstm", "sphere")}, profile.seeds, increment=True)
     published = Setting(PUBLISHED, cells, profile.seeds)
     periods = {"train": ("1979", "2014"), "validation": ("2015", "2016"), "test": ("2017", "2018")}
     if profile.name == "laptop":
         periods["train"] = ("2011", "2014")
-        increments = replace(increments, training=replace(NO_DECAY, epochs=4), seeds=profile.seeds[:2])
+        increments = replace(increments, training=replace(INCREMENTS, epochs=4), seeds=profile.seeds[:2])
         published = replace(published, training=replace(PUBLISHED, epochs=4), seeds=profile.seeds[:1])
     if profile.name == "smoke":
         periods = {
@@ -195,9 +193,9 @@ def geopotential(profile: str | None = None) -> Study:
             "validation": ("2018-01-01", "2018-01-31"),
             "test": ("2018-02-01", "2018-03-15"),
         }
-        brief = {"context": 8, "epochs": 1, "batch": 8}
-        increments = replace(increments, training=replace(NO_DECAY, **brief))
-        published = replace(published, training=replace(PUBLISHED, **brief), seeds=profile.seeds[:1])
+        brief = {"epochs": 1, "batch": 8}
+        increments = replace(increments, training=replace(INCREMENTS, context=8, horizon=4, **brief))
+        published = replace(published, training=replace(PUBLISHED, context=8, **brief), seeds=profile.seeds[:1])
     settings = {"increments": increments, "published": published}
     return Study("geopotential", profile, periods, settings, coarsen=2)
 
@@ -223,7 +221,7 @@ def geopotential_series(study: Study, source: str | Path | None = None, device: 
 def air_temperature(profile: str | None = None) -> Study:
     """Air temperature over North America, a region with edges, forecast a week ahead: the tutorial series of xarray."""
     profile = get_profile(profile)
-    training = replace(NO_DECAY, horizon=12, epochs=12)
+    training = replace(INCREMENTS, context=20, horizon=12, epochs=12)
     if profile.name == "smoke":
         training = replace(training, context=8, horizon=4, epochs=1, batch=8)
     models = {"minconvlstm": ("minconvlstm", "replicate")}

@@ -41,7 +41,7 @@ def tiny(**options) -> studies.Study:
         "validation": ("2017-12-16", "2018-01-20"),
         "test": ("2018-01-21", "2018-03-05"),
     }
-    return studies.Study("tiny", PROFILES["smoke"], periods, {"increments": setting}, **options)
+    return studies.Study("tiny", PROFILES["smoke"], periods, {"increments": setting}, context=6, **options)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_studies_are_sound(name, profile):
     dates = [np.datetime64(date) for part in ("train", "validation", "test") for date in study.periods[part]]
     assert dates == sorted(dates) and study.periods["train"][1] < study.periods["validation"][0]
     assert study.periods["validation"][1] < study.periods["test"][0]
-    assert len({(one.training.context, one.training.horizon) for one in study.settings.values()}) == 1
+    assert {one.training.context + one.training.horizon for one in study.settings.values()} == {study.window}
     assert study.years == (dates[0].item().year, dates[-1].item().year)
 
 
