@@ -10,8 +10,8 @@ shape than described raise ValueError.
 """
 
 import io
-import math
 import textwrap
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -172,7 +172,7 @@ def score_curves(scores: xr.Dataset, variables: Sequence[str] = ("rmse", "acc"),
             axes[0, 0].plot([], [], **limit, label=f"useful above {USEFUL}")
         else:
             ax.set_ylim(0, None)
-    _legend(fig, axes[0, 0], _titled(title, *scores.data_vars.values(), scores))
+    legend_above(fig, axes[0, 0], _titled(title, *scores.data_vars.values(), scores))
     return fig
 
 
@@ -194,7 +194,7 @@ def zonal_error(data: xr.Dataset, title: str = "") -> Figure:
         _latitudes(ax, data.lat.values, 30 if len(leads) < 3 else 60)
     axes[0, 0].set_ylim(0, None)
     axes[0, 0].set_ylabel(axis_label(data[name], "RMSE"))
-    _legend(fig, axes[0, 0], _titled(title, data[name], data))
+    legend_above(fig, axes[0, 0], _titled(title, data[name], data))
     return fig
 
 
@@ -225,7 +225,7 @@ def climate(data: xr.Dataset, title: str = "") -> Figure:
     if len(rows) == 2:
         axes[0].plot([], [], color="0.4", label=_name(rows[0]))
         axes[0].plot([], [], "o", color="0.4", markersize=3, label=_name(rows[1]))
-    _legend(fig, axes[0], _titled(title, data["mean"], data))
+    legend_above(fig, axes[0], _titled(title, data["mean"], data))
     return fig
 
 
@@ -375,12 +375,6 @@ def _titled(title: str, *data: xr.Dataset | xr.DataArray) -> str:
 def _heading(fig: Figure, text: str) -> None:
     if text:
         fig.suptitle(textwrap.fill(text, 95), fontsize=10)
-
-
-def _legend(fig: Figure, ax: Axes, text: str) -> None:
-    """One legend for all panels, above them, below the figure's title, which would cover it otherwise."""
-    legend_above(fig, ax)
-    fig.legends[0].set_title(textwrap.fill(text, 95), {"size": 10})
 
 
 class _Scale:

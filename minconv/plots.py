@@ -10,6 +10,7 @@ Arguments of another shape than described raise ValueError.
 import io
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -367,29 +368,30 @@ def solver_convergence(schemes: Mapping[str, Mapping[str, Any]]) -> Figure:
     return fig
 
 
-def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], units: str = "1") -> Figure:
+def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], units: str = "1", title: str = "") -> Figure:
     """Training and validation loss by epoch: mean over seeds, and a band of one standard deviation.
 
     Args:
         logs: by model, rows with ``epoch``, ``seed``, ``train_loss`` and ``validation_loss``.
         units: units of the loss.
+        title: above everything.
     """
     if not logs or not all(logs.values()):
         raise ValueError(f"logs must hold at least one row for every model; got {list(logs) or 'no model'}")
     fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharex=True, sharey=True)
-    for ax, key, title in zip(axes, ("train_loss", "validation_loss"), ("training", "validation"), strict=True):
+    for ax, key, part in zip(axes, ("train_loss", "validation_loss"), ("training", "validation"), strict=True):
         for model, rows in logs.items():
             values = {(int(row["seed"]), int(row["epoch"])): float(row[key]) for row in rows}
             seeds, epochs = (sorted(set(numbers)) for numbers in zip(*values, strict=True))
             table = [[values.get((seed, epoch), math.nan) for epoch in epochs] for seed in seeds]
             loss = xr.DataArray([table], {"model": [model], "seed": seeds, "epoch": epochs}, ("model", "seed", "epoch"))
             lines_by(ax, loss, "model", "epoch", STYLE)
-        ax.set(title=title, xlabel="epoch")
+        ax.set(title=part, xlabel="epoch")
         ax.set_yscale("log")
         _label_decades(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("mean square error" + _units(units))
-    legend_above(fig, axes[0])
+    legend_above(fig, axes[0], title)
     return fig
 
 
@@ -636,12 +638,15 @@ def _label_decades(axis: Axis) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def legend_above(fig: Figure, ax: Axes) -> None:
-    """One legend for all panels, above them."""
+def legend_above(fig: Figure, ax: Axes, title: str = "") -> None:
+    """One legend for all panels, above them, and the figure's title above it, which else would be drawn over it."""
     handles, labels = ax.get_legend_handles_labels()
     one_line = sum(len(label) + 7 for label in labels) <= 110  # with their handles, in letters of a page's width
     columns = len(labels) if one_line else math.ceil(len(labels) / 2)
-    fig.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=2.2)
+    style = {"ncols": columns, "columnspacing": 1.2, "handlelength": 2.2}
+    legend = fig.legend(handles, labels, loc="outside upper center", **style)
+    if title:
+        legend.set_title(textwrap.fill(title, 95), {"size": 10})
 
 
 def _units(units: str) -> str:

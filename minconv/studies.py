@@ -247,7 +247,8 @@ def air_temperature_series(study: Study) -> xr.DataArray:
         except OSError as error:  # of requests, too
             print(f"no air_temperature.nc in {path.parent}, and none could be fetched: {error}")
     if path.exists():
-        return gridded.open_series(path, "air").assign_attrs(source="NCEP/NCAR Reanalysis 1")
+        about = {"source": "NCEP/NCAR Reanalysis 1", "long_name": "air temperature", "units": "K"}
+        return gridded.open_series(path, "air").assign_attrs(about)
     first, last = study.years
     path = barotropic.generate(home() / "data" / f"barotropic_{first}-{last}.nc", first, last)
     return gridded.open_series(path, "z").sel(lat=slice(15, 75), lon=slice(200, 330))
