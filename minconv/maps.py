@@ -10,8 +10,8 @@ shape than described raise ValueError.
 """
 
 import io
-import textwrap
 import math
+import textwrap
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
