@@ -62,6 +62,7 @@ SEQUENTIAL = ListedColormap(plt.get_cmap("viridis")(np.linspace(0.3, 0.95, 256))
 LETTER = 0.075  # inches
 PIECE = 3.0  # degrees
 SCREEN = 130  # dots per inch of the slider's pictures
+PREVIEW = 85  # of maps in a notebook, which with a page of them would weigh half a megabyte otherwise
 USEFUL = 0.6  # anomaly correlation above which a forecast counts as useful
 SEASONS = {"DJF": (BLUE, "s"), "MAM": (GREEN, "^"), "JJA": (VERMILION, "o"), "SON": (ORANGE, "D")}
 
@@ -429,7 +430,13 @@ def _page(
     height = min(aspect * (PAGE - (0.2 if upright else words)) / len(columns), 2.8)
     size = (PAGE, len(rows) * (height + 0.06) + 0.5 * bars + 0.25 * (1 + bool(title)))
     fig, axes = plt.subplots(
-        len(rows), len(columns), figsize=size, squeeze=False, layout="compressed", subplot_kw={"projection": projection}
+        len(rows),
+        len(columns),
+        figsize=size,
+        dpi=PREVIEW,
+        squeeze=False,
+        layout="compressed",
+        subplot_kw={"projection": projection},
     )
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0, hspace=0)
     for ax in axes.flat:
