@@ -3,18 +3,50 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import torch
+import xarray as xr
+
 from minconv import report
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_example_runs_and_is_short():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert sum(bool(line.strip()) for line in code.splitlines()) <= 10
+FORECAST, CELL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_examples_are_short():
+    assert all(sum(bool(line.strip()) for line in code.splitlines()) <= 10 for code in (FORECAST, CELL))
+
+
+def test_a_cell_in_a_model_of_your_own():
     names = {}
-    exec(code, names)
+    exec(CELL, names)
     assert names["y"].shape == (2, 100, 16, 32, 32)
+
+
+def test_a_file_of_your_own(tmp_path, monkeypatch):
+    """Descending latitudes, a calendar without leap years, packed integers."""
+    monkeypatch.chdir(tmp_path)
+    times = xr.date_range("2013-02-20", periods=60, freq="6h", calendar="noleap", use_cftime=True)
+    lat, lon = np.arange(75.0, 15, -5), np.arange(200.0, 330, 10)
+    values = np.random.default_rng(0).normal(280, 10, (60, 12, 13)).round(2)
+    packed = {"dtype": "int16", "scale_factor": 0.01, "add_offset": 270.0, "_FillValue": -32768}
+    file = xr.Dataset(
+        {"air": (("time", "lat", "lon"), values, {"units": "degK"}, packed)},
+        {
+            "time": times,
+            "lat": ("lat", lat, {"units": "degrees_north"}),
+            "lon": ("lon", lon, {"units": "degrees_east"}),
+        },
+    )
+    file.to_netcdf("my_file.nc", engine="h5netcdf")
+    names = {"model": lambda frames, horizon: torch.cat([frames, frames[:, -1:].repeat(1, horizon, 1, 1, 1)], 1)}
+    exec(FORECAST, names)
+    assert names["week"].sizes == {"init_time": 1, "lead_time": 28, "lat": 12, "lon": 13}
+    assert names["week"].units == "degK" and names["week"].lat[0] == 20
+    np.testing.assert_allclose(names["week"][0, 27], values[-1, ::-1], atol=1e-3)
 
 
 def test_table_is_of_the_committed_numbers():
