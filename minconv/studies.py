@@ -175,18 +175,22 @@ class Study:
 def geopotential(profile: str | None = None) -> Study:
     """500 hPa geopotential, forecast a week ahead on 16 x 32; on a profile as ``presets.get_profile`` takes it.
 
-    The setting ``published`` is the paper's; in ``increments`` models predict what is added to a frame, their weights
-    do not decay, and more of the same window is in closed loop, without which a week's forecast may drift away.
+    The setting ``published`` is the paper's, and ``no weight decay`` the same without it, for two of the cells. In
+    ``increments`` models also predict what is added to a frame, and more of the same window is in closed loop, without
+    which a week's forecast may drift away.
     """
     profile = get_profile(profile)
     cells = {cell: (cell, "cylinder") for cell in HIDDEN}
     increments = Setting(INCREMENTS, cells | {"sphere": ("minconvlstm", "sphere")}, profile.seeds, increment=True)
     published = Setting(PUBLISHED, cells, profile.seeds)
+    pair = {cell: cells[cell] for cell in ("convlstm", "minconvlstm")}
+    no_decay = Setting(replace(PUBLISHED, weight_decay=0.0), pair, profile.seeds)
     periods = {"train": ("1979", "2014"), "validation": ("2015", "2016"), "test": ("2017", "2018")}
     if profile.name == "laptop":
         periods["train"] = ("2011", "2014")
         increments = replace(increments, training=replace(INCREMENTS, epochs=4), seeds=profile.seeds[:2])
         published = replace(published, training=replace(PUBLISHED, epochs=4), seeds=profile.seeds[:1])
+        no_decay = replace(no_decay, training=replace(no_decay.training, epochs=4), seeds=profile.seeds[:1])
     if profile.name == "smoke":
         periods = {
             "train": ("2017-01-01", "2017-12-31"),
@@ -196,7 +200,8 @@ def geopotential(profile: str | None = None) -> Study:
         brief = {"epochs": 1, "batch": 8}
         increments = replace(increments, training=replace(INCREMENTS, context=8, horizon=4, **brief))
         published = replace(published, training=replace(PUBLISHED, context=8, **brief), seeds=profile.seeds[:1])
-    settings = {"increments": increments, "published": published}
+        no_decay = replace(no_decay, training=replace(no_decay.training, context=8, **brief), seeds=profile.seeds[:1])
+    settings = {"increments": increments, "published": published, "no weight decay": no_decay}
     return Study("geopotential", profile, periods, settings, coarsen=2)
 
 

@@ -79,7 +79,7 @@ def test_models_have_the_papers_size():
     assert found == COUNTS and len({run.folder for run in runs}) == len(runs) == 5 * 5
     increments = studies.geopotential("paper").runs({"train": grid}, "increments", "cpu")
     assert all(run.build(0).increment for run in increments[::5])
-    with pytest.raises(ValueError, match="setting must be one of increments, published; got 'best'"):
+    with pytest.raises(ValueError, match="setting must be one of increments, published, no weight decay; got 'best'"):
         studies.geopotential("paper").runs({"train": grid}, "best")
 
 
