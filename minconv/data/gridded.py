@@ -206,7 +206,8 @@ def write_series(
     about = {"Conventions": "CF-1.11", "title": f"{series.attrs.get('long_name', series.name)}", **(attrs or {})}
     dataset = _with_attributes(series).to_dataset().assign_attrs(about | made_by | {"checksum": checksum})
     encoding = {name: {"_FillValue": None} for name in ("lat", "lon")}
-    encoding[series.name] = {"_FillValue": None, "zlib": True, "complevel": 1}
+    blocks = {"chunksizes": (min(_rows(series), len(series)), *series.shape[1:]), "zlib": True, "complevel": 1}
+    encoding[series.name] = {"_FillValue": None, **blocks}
     with atomic(path) as temporary:
         dataset.drop_encoding().to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
     return path
