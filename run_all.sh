@@ -50,7 +50,7 @@ END
 inputs_hash() {
     "$1" -c 'import hashlib, sys
 print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:])).hexdigest())' \
-        "$root/requirements.lock" "$root/pyproject.toml"
+        "$root/requirements.lock" "$root/requirements.hashed.lock" "$root/pyproject.toml"
 }
 
 # pip's "Collecting ..." lines as one line that counts up on a terminal; elsewhere nothing, errors are on stderr.
@@ -68,6 +68,16 @@ count_packages() {
     if [[ -t 1 ]]; then printf '\r\033[K'; fi
 }
 
+# Waits for another ./run_all.sh that sets up, or for the pip of one that was killed: it holds the open folder still.
+alone() {
+    command -v flock > /dev/null || return 0
+    exec 9< "$root"
+    if ! flock -n 9; then
+        echo "Waiting for another ./run_all.sh in $root to finish its set-up."
+        flock 9 || true # a file system without locks
+    fi
+}
+
 make_venv() {
     local python=$1 torch
     torch=$(grep '^torch==' "$root/requirements.lock")
@@ -77,11 +87,11 @@ make_venv() {
     find "$venv" -mindepth 1 -maxdepth 1 ! -name "${stamp##*/}" -exec rm -rf {} +
     "$python" -m venv "$venv"
     local pip=("$venv/bin/python" -m pip --disable-pip-version-check install --no-compile)
-    # torch first with its own dependencies, which differ between CPU and CUDA builds; then the lock as it is
-    echo "[1/3] $torch"
+    # what is downloaded is checked against its hash; torch comes in several builds, which bring their own GPU libraries
+    echo "[1/3] the packages of requirements.lock"
+    "${pip[@]}" --no-deps --require-hashes -r "$root/requirements.hashed.lock" | count_packages
+    echo "[2/3] $torch"
     "${pip[@]}" "$torch" -c "$root/requirements.lock"
-    echo "[2/3] the packages of requirements.lock"
-    "${pip[@]}" --no-deps -r "$root/requirements.lock" | count_packages
     echo "[3/3] minconv"
     "${pip[@]}" --quiet --no-deps --no-build-isolation -e "$root"
     ready "$venv/bin/python" || {
@@ -100,6 +110,7 @@ set_up() {
     local base
     base=$(find_python)
     python=$venv/bin/python
+    alone
     if [[ -f $stamp && $(cat "$stamp") == "$(inputs_hash "$base")" ]] && ready "$python"; then return; fi
     if [[ -e $venv && ! -f $stamp ]]; then
         echo "run_all.sh: $venv was not made here and lacks packages; move it away, or install -e '.[all]' in it" >&2
@@ -108,11 +119,16 @@ set_up() {
     make_venv "$base"
 }
 
+start() {
+    exec 9<&- # what runs now is no set-up
+    exec "$python" "$@"
+}
+
 if [[ ${1-} == test ]]; then
     shift
     set_up
     cd "$root"
-    exec "$python" -m pytest --nbval --slow "$@"
+    start -m pytest --nbval --slow "$@"
 fi
 checker=$(find_python)
 "$checker" -P "$root/minconv/notebooks.py" "$@" # exits 2 on a wrong option, before a long set-up
@@ -120,4 +136,4 @@ for option in "$@"; do
     if [[ $option == -h || $option == --help ]]; then exit; fi
 done
 set_up
-exec "$python" -P -m minconv.notebooks "$@"
+start -P -m minconv.notebooks "$@"

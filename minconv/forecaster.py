@@ -1,8 +1,10 @@
 """The one encoder, residual stack and decoder around every cell."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -117,20 +119,25 @@ class Forecaster(nn.Module):
             raise ValueError(f"frames must be on {weight.device} like the weights; got {frames.device}")
 
 
-def from_reference(cell: str | type[Cell], state_dict: Mapping[str, Tensor], padding: str) -> Forecaster:
+def from_reference(cell: str | type[Cell], state_dict: Mapping[str, Tensor] | str | Path, padding: str) -> Forecaster:
     """A forecaster with the weights of a model trained with the published code.
 
     Args:
         cell: the cell the weights are of, by name or class.
         state_dict: the published names (``encoder.0.weight``, ``clstm.0.conv.0.weight``, ...) and tensors or arrays,
-            with or without the prefix ``_orig_mod.`` of a compiled model.
+            with or without the prefix ``_orig_mod.`` of a compiled model; or the path of a published checkpoint
+            (``*_best.ckpt``), of which only weights, numbers and plain containers are read: it cannot run code.
         padding: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``; weights do not tell.
 
     Raises:
-        TypeError, ValueError: unknown cell or padding; the weights are those of another model, or incomplete.
+        FileNotFoundError: there is no such checkpoint.
+        TypeError, ValueError: unknown cell or padding; the weights are those of another model, or incomplete; a damaged
+            checkpoint, or one that holds more than was said.
     """
     name = cell_class(cell).__name__
     choice("padding", padding, PADDINGS)
+    if isinstance(state_dict, str | Path):
+        state_dict = _published(Path(state_dict))
     try:
         weights = {_our_name(name): torch.as_tensor(value) for name, value in state_dict.items()}
         hidden, channels = weights["encoder.weight"].shape[:2]
@@ -141,6 +148,25 @@ def from_reference(cell: str | type[Cell], state_dict: Mapping[str, Tensor], pad
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"state_dict does not hold the weights of a published {name} model: {error}") from error
     return model
+
+
+def _published(path: Path) -> Mapping[str, Tensor]:
+    """The weights in a checkpoint of the published code, which keeps beside them what its training needs."""
+    allowed = [  # the code's best error is an array of NumPy; 1.x had another name for what makes one
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ("float32", "float64")),
+        *((np.zeros(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return checkpoint.get("model_state_dict", checkpoint)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever it is: torch has no type for a damaged file
+        raise ValueError(f"{path} is no whole checkpoint of weights alone: {error}") from error
 
 
 def _our_name(name: str) -> str:

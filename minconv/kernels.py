@@ -482,7 +482,7 @@ def _frame(args, k, frame, like):
 @inlined
 def _moments(x, y, z, mean, scale, places, channels, epsilon):
     """z = x + y, its mean and 1 / standard deviation over the places, by channel."""
-    one, many = real(1, epsilon), real(places, epsilon)
+    one, many, nothing = real(1, epsilon), real(places, epsilon), real(np.nan, epsilon)
     for c in range(channels):
         store(1, mean, c, real(0, epsilon))
         store(2, scale, c, real(0, epsilon))
@@ -499,7 +499,9 @@ def _moments(x, y, z, mean, scale, places, channels, epsilon):
             d = fetch(0, z, p * channels + c) - fetch(1, mean, c)
             store(2, scale, c, fetch(2, scale, c) + d * d)
     for c in range(channels):
-        store(2, scale, c, one / np.sqrt(fetch(2, scale, c) / many + epsilon))
+        variance = fetch(2, scale, c) / many + epsilon
+        # beyond what can be squared, 1 / inf would make every frame a constant, silently
+        store(2, scale, c, one / np.sqrt(variance) if variance < real(np.inf, epsilon) else nothing)
 
 
 @Kernel

@@ -110,8 +110,8 @@ class PaddedConv2d(nn.Module):
             rows of cell centres and an even width); ``replicate`` (the values at the edges go on: a region).
 
     Raises:
-        ValueError: unknown padding, an even kernel, frames smaller than the padding where they wrap, or of odd width
-            on the sphere.
+        TypeError, ValueError: unknown padding, an even kernel, no frames of this dtype and these channels; frames
+            smaller than the padding where they wrap, or of odd width on the sphere.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, padding: str = "zeros"):
@@ -125,6 +125,9 @@ class PaddedConv2d(nn.Module):
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dtype("x", x, self.weight)
+        if x.dim() != 4 or x.shape[1] != self.weight.shape[1] or 0 in x.shape[2:]:
+            raise ValueError(f"x must be frames [N, {self.weight.shape[1]}, H >= 1, W >= 1]; got {list(x.shape)}")
         width = self.weight.shape[-1] // 2
         rows, columns = PADDINGS[self.padding]
         zeros = width * (rows == "zeros"), width * (columns == "zeros")

@@ -97,9 +97,10 @@ def package_digest(package: Path = ROOT / "minconv") -> str:
 def recorded(output: Path) -> dict[str, Any]:
     """What the last whole run into ``output`` left beside it: fingerprint, seconds, figures; {} if there was none."""
     try:
-        return json.loads(output.with_suffix(".json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = json.loads(output.with_suffix(".json").read_text())
+    except (FileNotFoundError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def run(
@@ -270,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs and publishes as the options ask. Returns 0, 1 (a notebook failed), 2 (bad options) or 130 (interrupted)."""
     options = parse(arguments, NOTEBOOKS)
 
+    from minconv.files import lock
     from minconv.presets import get_profile, home
 
     if options.home:
@@ -293,10 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(getattr(signal, name), signal.default_int_handler)
     resume = f"./run_all.sh --profile {profile}" + (f" --home {folder}" if options.home else "")
     try:
-        run(NOTEBOOKS, results, profile, options.first or "", options.only or "", options.force, resume)
-        if options.publish:
-            publish(NOTEBOOKS, results, ROOT / "figures", hidden=(ROOT, folder))
-    except NotebookError as error:
+        with lock(results / ".lock"):
+            run(NOTEBOOKS, results, profile, options.first or "", options.only or "", options.force, resume)
+            if options.publish:
+                publish(NOTEBOOKS, results, ROOT / "figures", hidden=(ROOT, folder))
+    except (NotebookError, BlockingIOError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from minconv.errors import choice, positive, whole
-from minconv.files import atomic, write_json
+from minconv.files import atomic, claim_room, write_json
 from minconv.metrics import CLOSED_LOOP, PHASES, TEACHER_FORCING, spread
 from minconv.provenance import provenance
 
@@ -140,6 +140,7 @@ def save(
         compact = {key: {"zlib": True, "dtype": "float32"} for key in data if data[key].dtype.kind == "f"}
         attributes = {"caption": caption} | {f"provenance_{key}": v for key, v in origin["provenance"].items()}
         with atomic(netcdf) as temporary:
+            claim_room(temporary, data.nbytes)
             data.drop_encoding().assign_attrs(attributes).to_netcdf(temporary, engine="h5netcdf", encoding=compact)
         json.unlink(missing_ok=True)
         return [*paths, netcdf]

@@ -15,12 +15,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from minconv import processes
 from minconv.cells import Cell, cell_class
 from minconv.data import navier_stokes
 from minconv.device import pick_device
 from minconv.errors import choice
 from minconv.forecaster import Forecaster
-from minconv.metrics import collect, evaluate, persistence, rollout
+from minconv.metrics import ModelSeed, collect, evaluate, persistence, rollout
 from minconv.seeds import generator
 from minconv.train import Run, Training, fit_all, load_weights, restore
 
@@ -209,10 +210,16 @@ def trained_models(profile: Profile, setting: str, device: str = "auto") -> Iter
 
 
 def evaluate_all(profile: Profile, setting: str, device: str = "auto") -> xr.Dataset:
-    """Errors of every model, seed and of persistence on the whole test set; dims model, seed, time."""
+    """Errors of every model, seed and of persistence on the whole test set; dims model, seed, time.
+
+    Under ``torchrun`` every process calls this, forecasts with its share of the models, and has the whole result.
+    """
     test, context = load_data(profile, device)["test"], profile.test_context
-    forecasts = [(("persistence", None), persistence(test, context))]
-    forecasts += [
-        ((cell, seed), rollout(model, test, context)) for cell, seed, model in trained_models(profile, setting, device)
-    ]
-    return collect((key, evaluate(forecast, test, context, units=UNITS)) for key, forecast in forecasts)
+    models = [("persistence", None, None), *trained_models(profile, setting, device)]
+
+    def errors(entry: tuple[str, int | None, Forecaster | None]) -> tuple[ModelSeed, xr.Dataset]:
+        name, seed, model = entry
+        forecast = rollout(model, test, context) if model else persistence(test, context)
+        return (name, seed), evaluate(forecast, test, context, units=UNITS)
+
+    return collect(processes.each(errors, models))

@@ -4,7 +4,8 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,7 @@ def table(content: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
         ]
     except KeyError as error:
         raise ValueError(f"results and benchmark must hold {error}; run notebooks 04 and 05 again") from error
-    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "; ".join(notes) + "."])
+    return _markdown([header, [":--", *["--:"] * (len(header) - 1)], *rows], notes)
 
 
 def findings(content: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
@@ -225,12 +225,9 @@ def weather_table(content: Mapping[str, Any]) -> str:
         ]
     except KeyError as error:
         raise ValueError(f"results must hold {error}; run notebooks 06 and 07 again") from error
-    lines = [
-        header,
-        [":--", ":--", *["--:"] * (len(header) - 2)],
-        *(row + [""] * (len(header) - len(row)) for row in rows),
-    ]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "; ".join(notes) + "."])
+    blank = [""] * len(content["baselines"])  # what is a baseline itself is ahead of none
+    rows = [line if "ahead" in row else line + blank for line, row in zip(rows, content["rows"], strict=True)]
+    return _markdown([header, [":--", ":--", *["--:"] * (len(header) - 2)], *rows], notes)
 
 
 def updated(readme: str, regions: Mapping[str, str]) -> str:
@@ -257,12 +254,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--figures", type=Path, default=ROOT / "figures", metavar="FOLDER", help="with the numbers")
     options = parser.parse_args(arguments)
     try:
-        old = options.readme.read_text(encoding="utf-8")
-        content, benchmark = (read_json(options.figures / f"{name}.json") for name in ("results", "benchmark"))
-        regions = {"results": f"{table(content, benchmark)}\n\n{findings(content, benchmark)}"}
+        with _named(options.readme):
+            old = options.readme.read_text(encoding="utf-8")
+        paths = [options.figures / f"{name}.json" for name in ("results", "benchmark")]
+        content, benchmark = map(read_json, paths)
+        with _named(*paths):
+            regions = {"results": f"{table(content, benchmark)}\n\n{findings(content, benchmark)}"}
         for name in ("geopotential", "air_temperature"):
-            regions[name] = weather_table(read_json(options.figures / f"{name}_results.json"))
-        new = updated(old, regions)
+            path = options.figures / f"{name}_results.json"
+            content = read_json(path)
+            with _named(path):
+                regions[name] = weather_table(content)
+        with _named(options.readme):
+            new = updated(old, regions)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if new == old:
@@ -273,6 +277,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with atomic(options.readme) as temporary:
         temporary.write_text(new, encoding="utf-8")
     return 0
+
+
+@contextmanager
+def _named(*paths: Path) -> Iterator[None]:
+    """Tells of whatever is wrong with the content of files, of any shape, by their names, as a ValueError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        kind = "" if isinstance(error, ValueError) else f"not what was written there, {type(error).__name__}: "
+        raise ValueError(f"{' and '.join(map(str, paths))}: {kind}{error}") from error
+
+
+def _markdown(lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """A table, its head and alignment first, and notes below it; raises ValueError where a row would not fit."""
+    for line in lines:
+        if len(line) != len(lines[0]) or any("|" in cell or "\n" in cell for cell in line):
+            raise ValueError(f"rows must have {len(lines[0])} cells without | or line breaks; got {line}")
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "; ".join(notes) + "."])
 
 
 def _row(values: xr.DataArray) -> list[float | None]:

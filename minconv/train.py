@@ -2,13 +2,16 @@
 
 A run is one or more seeds of one model, in a folder of its own:
 
-    run.json            what it is: settings, seeds, model, data, versions, hardware, git revision
-    last.safetensors    weights and Adam's moments of all seeds, stacked; epoch and log as JSON in its header
-    best.safetensors    each seed's weights at its lowest validation loss
-    log.csv             epoch, seed, learning rate, losses, seconds
+    run.json                what it is: settings, seeds, model, data, versions, hardware, git revision
+    last.safetensors        weights, Adam's moments and best weights of all seeds, stacked; epoch and log in its header
+    previous.safetensors    the checkpoint before, until the run is finished, in case the last is damaged
+    best.safetensors        each seed's weights at its lowest validation loss
+    log.csv                 epoch, seed, learning rate, losses, seconds
+    .lock                   held by the process that trains, while it does
 
-``last.safetensors`` is the one file that decides where a run stands: it is replaced whole at the end of an epoch.
-Random numbers depend on seed and epoch alone, so a run that was killed continues to the weights it would have reached.
+``last.safetensors`` is the one file that decides where a run stands: it is replaced whole at the end of an epoch, and
+after the step in which a signal to end came. Random numbers depend on seed and epoch alone, so a run that was ended or
+killed continues to the weights it would have reached.
 """
 
 import csv
@@ -17,10 +20,13 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,16 +38,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minconv import processes
 from minconv.data.windows import Windows, check_trajectories, fixed_windows
 from minconv.device import pick_device
 from minconv.ensemble import Ensemble
 from minconv.errors import choice, positive, whole
-from minconv.files import atomic, read_json, write_json
+from minconv.files import (
+    atomic,
+    claim_room,
+    keep,
+    lock,
+    read_json,
+    remove_stale_lock,
+    remove_temporaries,
+    write_json,
+)
 from minconv.progress import progress
 from minconv.provenance import provenance
+from minconv.signals import deferred
 from minconv.startup import keep_memory
 
-LAST, BEST = "last.safetensors", "best.safetensors"
+LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
+LOCK = ".lock"
 WORTH_PROCESSES = 500  # steps: to start a process takes as long as some 50
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 LOG_COLUMNS = ("epoch", "seed", "lr", "train_loss", "validation_loss", "seconds")
@@ -110,6 +128,10 @@ def fit(
 ) -> Path:
     """Trains one run, or what is left of it. Under ``torchrun`` each process takes its share of every batch.
 
+    SIGTERM, SIGHUP and Ctrl-C take effect after the step, when the run has been saved; a second Ctrl-C at once. Under
+    ``torchrun`` they take effect at once, and what was done of the epoch is lost. Where the last checkpoint is damaged,
+    the one before it is used, with a warning, and the damaged file kept under another name.
+
     Args:
         train, validation: trajectories [N, T, C, H, W]; T at least context + horizon + 1.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -120,18 +142,28 @@ def fit(
         The run's folder.
 
     Raises:
-        TypeError, ValueError: bad settings; a folder that holds another run, or a damaged checkpoint.
+        TypeError, ValueError: bad settings; a folder that holds another run, or damaged checkpoints only.
         FloatingPointError: a loss became infinite or NaN; the last checkpoint is kept.
+        BlockingIOError: another process trains this run.
+        OSError: the disk is full or the folder read-only; the last checkpoint is kept.
+        ConnectionError: another process of ``torchrun`` has ended; the last checkpoint is kept.
     """
     choice("precision", precision, PRECISIONS)
     keep_memory()
-    this = _Fit(run, train, validation, _fabric(pick_device(device), precision), precision)
-    hidden = quiet or this.done or not this.fabric.is_global_zero
-    with progress(desc=run.name, total=this.steps_left, unit="step", quiet=hidden) as bar:
+    fabric = _fabric(pick_device(device), precision)
+    alone = fabric.world_size == 1  # else processes need not be at the same step when the signal comes
+    with deferred() if alone else nullcontext(bool) as ending, ExitStack() as held:
+        this = _Fit(run, train, validation, fabric, precision, held)
+        hidden = quiet or this.done or not this.fabric.is_global_zero
+        bar = held.enter_context(progress(desc=run.name, total=this.steps_left, unit="step", quiet=hidden))
+        held.enter_context(processes.connected())
         for news in this.steps():
             bar.update()
             if news:
                 bar.set_postfix_str(news)
+            if ending():
+                this.save_step()
+                raise KeyboardInterrupt
     return this.folder
 
 
@@ -175,17 +207,20 @@ def fit_all(
         if run not in left:
             fit(run, train, validation, **options)  # only checks that the folder is the run's
     with (
+        deferred() as ending,
         progress(total=total, unit="step", quiet=quiet) as bar,
         ProcessPoolExecutor(processes, get_context("spawn"), _end_with_parent) as pool,
     ):
         waiting = {pool.submit(fit, run, train, validation, **options): run for run in left}
         try:
             while waiting:
+                if ending():
+                    raise KeyboardInterrupt
                 done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
                     del waiting[future]
-                logs = [(run, read_log(run.folder)) for run in left if (Path(run.folder) / "log.csv").exists()]
+                logs = [(run, log) for run in left if (log := _saved_log(run.folder))]
                 now = sum((log[-1]["epoch"] - before[run.folder]) * steps[run.folder] for run, log in logs)
                 bar.update(now - bar.n)
                 active = [
@@ -193,20 +228,23 @@ def fit_all(
                 ]
                 bar.set_postfix_str(", ".join(active[:processes]))
         except BaseException:
-            for process in list(pool._processes.values()):  # they would finish their run first
+            for process in list(pool._processes.values()):  # they would finish their run first; so they save it
                 process.terminate()
             raise
     return [Path(run.folder) for run in runs]
 
 
 def _epochs_done(run: Run) -> int:
-    last = Path(run.folder) / LAST
-    return _read(last)[1]["epoch"] if last.exists() else 0
+    return _latest(Path(run.folder))[1]["epoch"]
 
 
 def _end_with_parent() -> None:
-    """In a worker: one thread for arithmetic, another that ends the worker if its parent is killed."""
+    """In a worker: one thread for arithmetic, another that ends the worker if its parent is killed.
+
+    Ctrl-C reaches all processes of a terminal; what it means for a worker is for the parent to say.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         multiprocessing.parent_process().join()
@@ -226,7 +264,7 @@ def load_weights(folder: str | Path, which: str = "best") -> dict[int, dict[str,
     """
     path = Path(folder) / f"{choice('which', which, ('best', 'last'))}.safetensors"
     tensors, header = _read(path)
-    weights = {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
+    weights = _with_prefix(tensors, "model/")
     return {seed: {name: tensor[s] for name, tensor in weights.items()} for s, seed in enumerate(header["seeds"])}
 
 
@@ -240,18 +278,39 @@ def restore(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
 
 
 def read_log(folder: str | Path) -> list[dict[str, float]]:
-    """The rows of a run's log: epoch, seed, lr, train_loss, validation_loss, seconds."""
-    with open(Path(folder) / "log.csv", newline="") as file:
-        return [
-            {name: (int if name in ("epoch", "seed") else float)(value) for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    """The rows of a run's log: epoch, seed, lr, train_loss, validation_loss, seconds.
+
+    Raises:
+        ValueError: log.csv is damaged, or differs from the log that the checkpoint holds.
+    """
+    path = Path(folder) / "log.csv"
+    saved = _saved_log(folder)  # before the table, which is written first
+    try:
+        with open(path, newline="") as file:
+            table = [
+                {name: (int if name in ("epoch", "seed") else float)(value) for name, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        if any(tuple(row) != LOG_COLUMNS for row in table) or table[: len(saved)] != saved:
+            raise ValueError(f"its rows are not those in the header of {LAST}")
+    except (TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is no whole log ({error}); remove {path.parent} to train anew") from error
+    return table
+
+
+def _saved_log(folder: str | Path) -> list[dict[str, float]]:
+    """The log in the header of the last checkpoint, unchecked; empty where there is none to read."""
+    try:
+        with safe_open(Path(folder) / LAST, "pt") as file:
+            return json.loads(file.metadata()["run"])["log"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return []
 
 
 class _Fit:
     """A run on its way: what is on the device, and where it stands."""
 
-    def __init__(self, run: Run, train: Tensor, validation: Tensor, fabric: Fabric, precision: str):
+    def __init__(self, run: Run, train: Tensor, validation: Tensor, fabric: Fabric, precision: str, held: ExitStack):
         self.run, self.settings, self.fabric, self.precision = run, run.settings, fabric, precision
         dtype = torch.float64 if precision == "64-true" else torch.float32
         if not isinstance(run.seeds, Sequence):
@@ -271,9 +330,18 @@ class _Fit:
         self.validation = fixed_windows(validation, length + 1)
         self.folder = Path(run.folder)
         models = [run.build(seed) for seed in self.seeds]
+        if fabric.is_global_zero:
+            if _epochs_done(run) < self.settings.epochs:
+                held.enter_context(lock(self.folder / LOCK))
+                remove_temporaries(self.folder)
+            else:
+                remove_stale_lock(self.folder / LOCK)
         self._claim_folder(models[0], {"train": _digest(train), "validation": _digest(validation)})
-        tensors, header = _read(self.last) if self.last.exists() else ({}, {"epoch": 0, "log": []})
+        tensors, header = _latest(self.folder)
         self.epoch, self.log = header["epoch"], header["log"]
+        self.step, self.seconds = header.get("step", 0), header.get("seconds", 0.0)  # of an epoch that was interrupted
+        if len(epochs := set(processes.gather(self.epoch))) > 1:
+            raise ValueError(f"folder {self.folder} must be one for all processes; they found epochs {epochs} there")
         self.done = self.epoch >= self.settings.epochs
         if self.done:
             return
@@ -282,12 +350,16 @@ class _Fit:
             self.ensemble.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
         )
         self.model, self.optimizer = fabric.setup(self.ensemble, self.adam)
+        self.losses = torch.zeros(len(self.seeds), device=fabric.device, dtype=dtype)  # summed over the epoch's steps
         self._load(tensors)
         self.best_loss = self._best_losses()
         self.best = self._weights()
         if self.epoch:
-            kept, _ = _read(self.folder / BEST)
+            kept = _with_prefix(tensors, "best/") or _read(self.folder / BEST)[0]  # earlier versions kept it there only
             self.best = {name: kept[name].to(fabric.device) for name in self.best}
+        if fabric.is_global_zero:
+            for path in (self.last, self.folder / BEST):
+                self._set_aside_if_damaged(path)
 
     @property
     def last(self) -> Path:
@@ -295,27 +367,30 @@ class _Fit:
 
     @property
     def steps_left(self) -> int:
-        return (self.settings.epochs - self.epoch) * self.windows.steps
+        return (self.settings.epochs - self.epoch) * self.windows.steps - self.step
 
     def steps(self) -> Iterator[str]:
         """Trains to the end, yielding after every step: a line for the progress bar, mostly empty."""
         rank, ranks = self.fabric.global_rank, self.fabric.world_size
         total = self.settings.epochs * self.windows.steps
-        losses = torch.zeros(len(self.seeds), device=self.fabric.device, dtype=self.validation.dtype)
         while self.epoch < self.settings.epochs:
-            started = time.perf_counter()
+            started = time.perf_counter() - self.seconds
             self.windows.start_epoch(self.epoch)
+            for step in range(self.step):
+                self.windows.cut(step)  # draws the noise that was drawn before
             self.model.train()
-            losses.zero_()
-            for step in range(self.windows.steps):
+            each = []  # losses of the steps from here on, left on the device
+            for step in range(self.step, self.windows.steps):
                 done = self.epoch * self.windows.steps + step
                 lr = 0.5 * self.settings.lr * (1 + math.cos(math.pi * done / total))
                 self.adam.param_groups[0]["lr"] = lr
                 inputs, targets = (x[:, rank::ranks] for x in self.windows.cut(step))
-                losses += self._step(inputs, targets)
-                if step < self.windows.steps - 1:
+                each.append(self._step(inputs, targets))
+                self.losses += each[-1]
+                self.step, self.seconds = step + 1, time.perf_counter() - started
+                if self.step < self.windows.steps:
                     yield ""
-            self._end_epoch(lr, losses / self.windows.steps, started)
+            self._end_epoch(lr, self.losses / self.windows.steps, each, started)
             yield f"validation loss {self.log[-1]['validation_loss']:.2e}"
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -352,16 +427,19 @@ class _Fit:
             total += self._losses(frames[:, :, :-1], frames[:, :, 1:]) * windows.shape[0]
         return self.fabric.all_reduce(total, reduce_op="sum") / self.validation.shape[0]
 
-    def _end_epoch(self, lr: float, train_losses: Tensor, started: float) -> None:
+    def _end_epoch(self, lr: float, train_losses: Tensor, each: list[Tensor], started: float) -> None:
         validation = self._validate()
         train_losses = self.fabric.all_reduce(train_losses, reduce_op="mean")
         seconds = time.perf_counter() - started
         self.epoch += 1
+        self.step, self.seconds = 0, 0.0
+        self.losses.zero_()
         for seed, *losses in zip(self.seeds, train_losses.tolist(), validation.tolist(), strict=True):
             if not all(map(math.isfinite, losses)):
                 raise FloatingPointError(
                     f"the loss of seed {seed} became {losses} in epoch {self.epoch} of {self.folder}; "
-                    f"its last checkpoint is of epoch {self.epoch - 1}. Try a lower lr or clip=1.0"
+                    f"{self._first_lost(self.seeds.index(seed), each)}; its last checkpoint is of epoch "
+                    f"{self.epoch - 1}" + f", {self.last}" * self.last.exists() + ". Try a lower lr or clip=1.0"
                 )
             self.log.append(dict(zip(LOG_COLUMNS, (self.epoch, seed, lr, *losses, seconds), strict=True)))
         better = validation < self.best_loss
@@ -372,17 +450,43 @@ class _Fit:
             self._save()
         self.fabric.barrier()
 
+    def _first_lost(self, row: int, each: list[Tensor]) -> str:
+        """In words, the first step of the epoch whose loss was not finite for a seed, and its batch."""
+        found = self.fabric.all_reduce(torch.stack(each), reduce_op="mean")[:, row].isfinite().tolist()
+        if all(found):
+            return "not in training but in validation"
+        step, batch = self.windows.steps - len(found) + found.index(False), self.windows.batch
+        chosen = self.windows.order[row, step * batch : (step + 1) * batch].tolist()
+        return f"first at step {step + 1} of {self.windows.steps}, with trajectories {', '.join(map(str, chosen))}"
+
+    def save_step(self) -> None:
+        """Saves the run in the middle of an epoch, unless it is lost; at its end it is saved already."""
+        if self.step and self.losses.isfinite().all():
+            self._save_last()
+
     def _save(self) -> None:
-        header = {"seeds": self.seeds, "epoch": self.epoch, "log": self.log}
-        _write(self.folder / BEST, self.best, header)
+        _write(self.folder / BEST, self.best, self._header())
         with atomic(self.folder / "log.csv") as temporary, open(temporary, "w", newline="") as file:
             table = csv.DictWriter(file, LOG_COLUMNS)
             table.writeheader()
             table.writerows(self.log)
-        tensors = self._weights()
-        if self.epoch < self.settings.epochs:  # a finished run needs its moments no more
-            tensors |= self._moments()
-        _write(self.last, tensors, header)
+        self._save_last()
+
+    def _save_last(self) -> None:
+        tensors, previous = self._weights(), self.folder / PREVIOUS
+        if self.epoch == self.settings.epochs:  # a finished run needs its moments no more, nor a way back
+            previous.unlink(missing_ok=True)
+        else:
+            tensors |= self._moments() | {f"best/{name}": weight for name, weight in self.best.items()}
+            if self.last.exists():
+                keep(self.last, previous)
+        if self.step:
+            tensors["losses"] = self.losses
+        _write(self.last, tensors, self._header())
+
+    def _header(self) -> dict[str, Any]:
+        header = {"seeds": self.seeds, "epoch": self.epoch, "log": self.log}
+        return header | {"step": self.step, "seconds": self.seconds} if self.step else header
 
     def _weights(self) -> dict[str, Tensor]:
         """All models' weights [S, ...], by names that ``load_weights`` reads. Copies."""
@@ -406,6 +510,8 @@ class _Fit:
                 for key in ("exp_avg", "exp_avg_sq"):  # laid out as the weight: the optimizer goes along both at once
                     moments[key] = torch.empty_like(weight).copy_(tensors[f"adam/{key}/{name}"])
                 self.adam.state[weight] = moments
+            if self.step:
+                self.losses.copy_(tensors["losses"])
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"{self.last} holds the weights of another model: {error}") from error
 
@@ -415,6 +521,20 @@ class _Fit:
         for row in self.log:
             best[row["seed"]] = min(best[row["seed"]], row["validation_loss"])
         return torch.tensor(list(best.values()), device=self.fabric.device, dtype=self.validation.dtype)
+
+    def _set_aside_if_damaged(self, path: Path) -> None:
+        """Renames a damaged file, which would be overwritten, and says so."""
+        try:
+            if path.exists():
+                _read(path)
+        except ValueError as error:
+            number = 1
+            while (aside := path.with_name(f"{path.name}.damaged{number}")).exists():
+                number += 1
+            os.replace(path, aside)
+            warnings.warn(
+                f"{error}; it is kept as {aside.name}, and training goes on from epoch {self.epoch}", stacklevel=4
+            )
 
     def _claim_folder(self, model: nn.Module, data: dict[str, str]) -> None:
         """Checks that the folder's checkpoint is of this very run; where there is none yet, writes run.json."""
@@ -427,8 +547,10 @@ class _Fit:
             "data": data,
         }
         path = self.folder / "run.json"
-        if self.last.exists():
+        if any((self.folder / name).exists() for name in (LAST, PREVIOUS)):
             found = read_json(path) if path.exists() else {}
+            if not isinstance(found, dict):
+                raise ValueError(f"{path} does not describe a run; it holds {found!r}")
             differing = [key for key in what if found.get(key) != what[key]]
             if differing:
                 key = differing[0]
@@ -459,6 +581,7 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> No
     with atomic(path) as temporary:
         content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         text = json.dumps(header)
+        claim_room(temporary, len(text) + sum(tensor.nbytes for tensor in content.values()))
         save_file(content, temporary, {"run": text, "sha256": _checksum(text, content)})
 
 
@@ -471,6 +594,24 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
     return checksum.hexdigest()
 
 
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The last good checkpoint of a run: of epoch 0 where there is none. Raises ValueError where all are damaged."""
+    damage = None
+    for path in (folder / LAST, folder / PREVIOUS):
+        if path.exists():
+            try:
+                return _read(path)
+            except ValueError as error:
+                damage = damage or error
+    if damage:
+        raise ValueError(f"{damage}; remove {folder} to begin anew") from damage
+    return {}, {"epoch": 0, "log": []}
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of a checkpoint; raises ValueError naming a missing, damaged or foreign file."""
     if not path.is_file():
@@ -480,11 +621,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found = _checksum(metadata["run"], tensors)
-        if metadata.get("sha256", found) != found:
+        if metadata["sha256"] != found:
             raise ValueError("its content does not match its checksum")
         header = json.loads(metadata["run"])
         if missing := {"seeds", "epoch", "log"}.difference(header):
             raise ValueError(f"its header has no {', '.join(sorted(missing))}")
         return tensors, header
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no whole checkpoint ({error!r}); remove it to begin anew") from error
+        raise ValueError(f"{path} is no whole checkpoint ({error!r})") from error

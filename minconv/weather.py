@@ -88,12 +88,14 @@ def forecasts(
     """
     step, last = _step(series), _positions(series, init_times, whole("context", context, 1))
     whole("steps", steps, 1)
+    if climatology is not None:
+        _same_grid(climatology, series)
     values = series.values if climatology is None else series.values - climatology.at(series.time).values
     on = next(iter(getattr(model, "parameters", list)()), torch.empty(0)).device
     rows = []
     for start in range(0, len(last), whole("batch", batch, 1)):
         histories = last[start : start + batch, None] + np.arange(1 - context, 1)
-        frames = torch.from_numpy(values[histories]).unsqueeze(2)
+        frames = torch.from_numpy(values[histories].astype(values.dtype.newbyteorder("="), copy=False)).unsqueeze(2)
         if not frames.isfinite().all():
             raise ValueError("series must have no missing values where forecasts start; got nan or inf")
         predicted = model(frames.to(on), steps - 1)
@@ -158,7 +160,13 @@ class Climatology:
         for start in range(0, len(design), 4096):
             part = slice(start, start + 4096)
             sums += design[part].T @ values[part].astype(np.float64)
-        self.coefficients = np.linalg.solve(design.T @ design, sums)
+        products = design.T @ design
+        if len(design) < len(products) or np.linalg.cond(products) > 1e4:
+            raise ValueError(
+                f"series must have dates that tell {annual} harmonics of the year and {self.daily} of the day apart; "
+                f"got {len(design)} dates, {step / DAY:g} days apart"
+            )
+        self.coefficients = np.linalg.solve(products, sums)
         self.series = series[:0]
 
     def at(self, times: xr.DataArray) -> xr.DataArray:
@@ -203,6 +211,8 @@ class DampedPersistence:
 
     def __init__(self, series: xr.DataArray, climatology: Climatology, steps: int):
         self.climatology = climatology
+        _step(series)
+        _same_grid(climatology, series)
         anomalies = series.values - climatology.at(series.time).values
         if whole("steps", steps, 1) >= len(anomalies):
             raise ValueError(f"steps must be below the {len(anomalies)} frames of the series; got {steps}")
@@ -217,6 +227,7 @@ class DampedPersistence:
     def forecast(self, series: xr.DataArray, init_times: Sequence[np.datetime64] | xr.DataArray) -> xr.DataArray:
         """From each of ``init_times``, for as many steps as were fitted."""
         start = persistence(series, init_times, len(self.factors))
+        _same_grid(self.climatology, series)
         anomaly = start - self.climatology.at(start.init_time)
         factors = xr.DataArray(self.factors.astype(np.float32), dims=DIMS[1:])
         return (self.climatology.at(start.valid_time) + factors * anomaly).transpose(*DIMS).assign_attrs(series.attrs)
@@ -236,30 +247,37 @@ def scores(predicted: xr.DataArray, truth: xr.DataArray, climatology: Climatolog
         ``rmse`` (root of the mean square over starts and the area-weighted grid), ``bias`` (mean of forecast minus
         truth) and ``acc`` over (lead_time): for each start the correlation of the anomalies from the climatology,
         uncentred and area-weighted, then the mean over starts. ``zonal_rmse`` over (lead_time, lat): root mean square
-        over starts and longitudes. A forecast of the climatology itself has no anomaly and an ``acc`` of 0.
+        over starts and longitudes. A forecast of the climatology itself has no anomaly and an ``acc`` of 0. Where a
+        value is missing, on either side, the scores of its lead are NaN.
 
     Raises:
-        ValueError: the two are not of the same starts, leads and grid.
+        ValueError: the two, or the climatology, are not of the same starts, leads and grid.
     """
     _same_cases(predicted, truth)
+    _same_grid(climatology, truth)
     weights = xr.DataArray(area_weights(predicted.lat.values), {"lat": predicted.lat}, ("lat",))
     normal = climatology.at(truth.valid_time)
-    error = (predicted - truth).astype(np.float64)
-    a, b = (predicted - normal).astype(np.float64), (truth - normal).astype(np.float64)
     space = ("lat", "lon")
 
-    def product(x: xr.DataArray, y: xr.DataArray) -> xr.DataArray:
-        return (weights * x * y).mean(space)
+    def mean(x: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
+        return x.mean(dims, skipna=False)  # xarray's default would leave out what is missing
 
-    power = np.sqrt(product(a, a) * product(b, b))
-    correlation = xr.where(power > 1e-9 * product(b, b), product(a, b) / power.where(power > 0, 1), 0.0)
-    units = predicted.attrs.get("units", "1")
-    found = {
-        "rmse": (np.sqrt(product(error, error).mean("init_time")), "RMSE", units),
-        "acc": (correlation.mean("init_time"), "anomaly correlation", "1"),
-        "bias": ((weights * error).mean(("init_time", *space)), "mean error", units),
-        "zonal_rmse": (np.sqrt((error**2).mean(("init_time", "lon"))), "RMSE", units),
-    }
+    def product(x: xr.DataArray, y: xr.DataArray) -> xr.DataArray:
+        return mean(weights * x * y, space)
+
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite, or beyond float32, shows in the scores
+        error = (predicted - truth).astype(np.float64)
+        a, b = (predicted - normal).astype(np.float64), (truth - normal).astype(np.float64)
+        power = np.sqrt(product(a, a) * product(b, b))
+        none = (power <= 1e-9 * product(b, b)) & np.isfinite(power)  # no anomaly
+        correlation = xr.where(none, 0.0, product(a, b) / power.where(power > 0, 1))
+        units = predicted.attrs.get("units", "1")
+        found = {
+            "rmse": (np.sqrt(mean(product(error, error), ["init_time"])), "RMSE", units),
+            "acc": (mean(correlation, ["init_time"]), "anomaly correlation", "1"),
+            "bias": (mean(weights * error, ["init_time", *space]), "mean error", units),
+            "zonal_rmse": (np.sqrt(mean(error**2, ["init_time", "lon"])), "RMSE", units),
+        }
     variables = {
         name: values.drop_vars("valid_time", errors="ignore").assign_attrs(long_name=long_name, units=unit)
         for name, (values, long_name, unit) in found.items()
@@ -275,7 +293,8 @@ def band_rmse(scored: xr.Dataset, south: float, north: float) -> xr.DataArray:
     if not inside.any():
         raise ValueError(f"there must be a row between {south} and {north} degrees; got {scored.lat.values.tolist()}")
     weights = xr.DataArray(area_weights(scored.lat.values), {"lat": scored.lat}, ("lat",)).where(inside, 0.0)
-    band = np.sqrt((weights * scored.zonal_rmse**2).sum("lat") / weights.sum())
+    squares = (weights * scored.zonal_rmse**2).where(inside, 0.0)
+    band = np.sqrt(squares.sum("lat", skipna=False) / weights.sum())
     return band.assign_attrs(scored.zonal_rmse.attrs)
 
 
@@ -295,11 +314,16 @@ def _step(series: xr.DataArray) -> np.timedelta64:
     """The time between frames; raises unless ``series`` is over (time, lat, lon) and evenly spaced."""
     if not isinstance(series, xr.DataArray):
         raise TypeError(f"series must be a DataArray over (time, lat, lon); got {type(series).__name__}")
-    if series.dims != ("time", "lat", "lon") or series.sizes["time"] < 2 or "time" not in series.coords:
+    if series.dims != ("time", "lat", "lon") or series.sizes["time"] < 2 or set(series.dims) - set(series.coords):
         raise ValueError(
-            f"series must be over (time, lat, lon), with two times or more; got {dict(series.sizes)}; "
+            f"series must be over (time, lat, lon), with their coordinates and two times or more; "
+            f"got {dict(series.sizes)} with {', '.join(map(str, series.coords)) or 'none'}; "
             "minconv.data.gridded.open_series brings a file into this form"
         )
+    if series.dtype.kind != "f" or series.dtype.itemsize > 8:
+        raise TypeError(f"series must be of float32 or float64; got {series.dtype}")
+    if series.time.dtype.kind not in "MO":
+        raise TypeError(f"series must have dates for times; got {series.time.dtype}")
     steps = np.diff(series.time.values).astype("timedelta64[ns]")
     if (steps != steps[0]).any() or steps[0] <= np.timedelta64(0):
         odd = int(np.flatnonzero(steps != steps[0])[0]) if (steps != steps[0]).any() else 0
@@ -335,6 +359,12 @@ def _labelled(values: np.ndarray, series: xr.DataArray, last: np.ndarray, step: 
 def _later(start: np.ndarray, leads: np.ndarray) -> np.ndarray:
     """[starts, leads]; dates of other calendars are Python objects and want such leads."""
     return start[:, None] + (leads.astype("timedelta64[us]").astype(object) if start.dtype == object else leads)
+
+
+def _same_grid(climatology: Climatology, field: xr.DataArray) -> None:
+    for axis in ("lat", "lon"):
+        if not np.array_equal(climatology.series[axis], field[axis]):
+            raise ValueError(f"climatology must be on the same grid as the series; its {axis} differs")
 
 
 def _same_cases(predicted: xr.DataArray, truth: xr.DataArray) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from minconv import notebooks, presets
+from minconv import files, notebooks, presets
 from minconv.notebooks import NotebookError, publish, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,6 +134,14 @@ def test_missing_figure_or_output_runs_again(project):
     assert project.run() == ["10_last"]
     (project.results / "notebooks" / "10_last.ipynb").unlink()
     assert project.run() == ["10_last"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"fing', b"[]", b"3", b"\xff\xfe\x00", b'{"fingerprint": 1}'])
+def test_a_damaged_record_runs_again(project, content):
+    project.run()
+    (project.results / "notebooks" / "10_last.json").write_bytes(content)
+    assert project.run() == ["10_last"]
+    assert project.run() == []
 
 
 def test_renamed_figure_leaves_no_old_one(project):
@@ -282,6 +291,139 @@ def test_no_kernel_is_left_behind(tmp_path, name):
 
     wait_for(gone, 10)
     assert not (tmp_path / "results" / "smoke" / "notebooks" / "01_only.json").exists()
+
+
+STEPS = """\
+import time
+for step in range(20):
+    time.sleep(0.02)
+print("done")"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_next_call_completes(tmp_path):
+    """SIGKILL, as a rule while a kernel is at work; then two at once, of which the second waits."""
+    for home in ("killed", "whole"):
+        for name in ("01_first", "02_second"):
+            write(tmp_path / home / "notebooks" / f"{name}.ipynb", STEPS, FIGURE.format(name))
+    begun = time.monotonic()
+    assert ended(command(tmp_path / "whole")) == 0
+    seconds, rng = time.monotonic() - begun, random.Random(0)
+    for _ in range(3):
+        process = command(tmp_path / "killed")
+        time.sleep(rng.uniform(0.2, 0.9) * seconds)
+        process.kill()
+        assert ended(process) in (0, -signal.SIGKILL)
+    both = [command(tmp_path / "killed") for _ in range(2)]
+    assert [ended(process) for process in both] == [0, 0]
+    results = [tmp_path / home / "results" / "smoke" for home in ("killed", "whole")]
+    killed, whole = (contents(folder) for folder in results)
+    assert killed.keys() == whole.keys()
+    for name in whole:
+        if name.startswith("figures"):
+            assert killed[name] == whole[name]
+        elif name.endswith(".json"):
+            fingerprints = [json.loads(found[name])["fingerprint"] for found in (killed, whole)]
+            assert fingerprints[0] == fingerprints[1]
+        else:
+            outputs = [
+                [cell.outputs for cell in notebooks.code_cells(nbformat.reads(found[name], 4))]
+                for found in (killed, whole)
+            ]
+            assert outputs[0] == outputs[1]
+
+
+def ended(process: subprocess.Popen) -> int:
+    process.communicate(timeout=120)
+    return process.returncode
+
+
+def test_two_at_once_are_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    monkeypatch.setattr(notebooks, "run", lambda *_: notebooks.main(["--profile", "smoke", "--home", str(tmp_path)]))
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+    for name in ("MINCONV_HOME", "MINCONV_PROFILE", "JUPYTER_PREFER_ENV_PATH", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert notebooks.main(["--profile", "smoke", "--home", str(tmp_path)]) == 0
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
+    assert f"results/smoke is in use by process {os.getpid()} on" in capsys.readouterr().err
+
+
+PYTHON = """\
+#!/usr/bin/env bash
+# Stands for Python in the set-up: each of its installations writes two files, a while apart, and tells of a second one.
+venv=$(cd -- "$(dirname -- "$0")/.." && pwd -P)
+root=$(cd -- "$venv/.." && pwd -P)
+installing() {
+    mkdir "$root/busy" 2> /dev/null || touch "$root/two at once"
+    touch "$venv/$1 begun" && sleep "${PIP_SECONDS:-0}" && touch "$venv/$1 done"
+    rmdir "$root/busy" 2> /dev/null
+}
+case "$*" in
+    *"import sys, ensurepip"* | *minconv/notebooks.py*) ;;
+    -V) echo Python 3.11 ;;
+    "-c import hashlib"*) echo hash ;;
+    "-m venv "*) mkdir -p "$3/bin" && sleep 0.05 && cp "$0" "$3/bin/python" ;;
+    "-m pip "*" torch=="*) installing torch ;;
+    "-m pip "*" -r "*) installing lock ;;
+    "-m pip "*" -e "*) installing minconv ;;
+    -) cat > /dev/null; [[ $(find "$venv" -name "* done" | wc -l) == 3 ]] ;;
+    "-P -m minconv.notebooks"*) echo it runs ;;
+    *) echo "unexpected: $*" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Path:
+    """A clone without an environment, beside a stand-in for Python."""
+    root = tmp_path / "clone"
+    for folder in ("bin", "clone/notebooks", "clone/minconv"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "run_all.sh", root)
+    (root / "requirements.lock").write_text("torch==2\n")
+    (root / "pyproject.toml").touch()
+    for name in ("python3.11", "python3", "python"):
+        (tmp_path / "bin" / name).write_text(PYTHON)
+        (tmp_path / "bin" / name).chmod(0o755)
+    return root
+
+
+def set_up(root: Path, **environment: str) -> subprocess.Popen:
+    environment = os.environ | {"PATH": f"{root.parent / 'bin'}:{os.environ['PATH']}"} | environment
+    return subprocess.Popen(
+        ["bash", root / "run_all.sh"], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_set_up_once(fresh):
+    shown, _ = set_up(fresh).communicate(timeout=60)
+    assert "Set up in" in shown and shown.endswith("it runs\n")
+    shown, _ = set_up(fresh).communicate(timeout=60)
+    assert shown == "it runs\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
+def test_set_up_killed_at_any_moment_is_done_again_and_never_twice_at_once(fresh):
+    """An installation that a killed ./run_all.sh has left running is waited for."""
+    rng = random.Random(0)
+    for number in range(8):
+        process = set_up(fresh, PIP_SECONDS="0.2" if number % 4 else "2")
+        time.sleep(rng.uniform(0.1, 1.5))
+        process.kill()
+        process.wait()  # its children may run on
+        process.stdout.close()
+    both = [set_up(fresh), set_up(fresh)]
+    for process in both:
+        shown, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and shown.endswith("it runs\n")
+    assert not (fresh / "two at once").exists() and not (fresh / "busy").exists()
+    assert len(list((fresh / ".venv").glob("* done"))) == 3
 
 
 def script(*options: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:

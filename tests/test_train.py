@@ -157,7 +157,7 @@ def test_killed_in_the_middle_of_an_epoch_or_of_writing(tmp_path, where):
     command = [sys.executable, "-c", textwrap.dedent(KILLED), where, str(folder)]
     assert run_script(command).returncode == -signal.SIGKILL
     assert load_weights(folder, "last").keys() == {1, 2}
-    left = [name for name in os.listdir(folder) if name.startswith(".")]
+    left = [name for name in os.listdir(folder) if name.startswith(".") and name != ".lock"]
     assert len(left) == (0 if where == "step" else 1)
     train_one(folder, (1, 2))
     assert_same(folder, train_one(tmp_path / "whole", (1, 2)))
@@ -315,7 +315,7 @@ def test_finished_checkpoints_hold_no_moments(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train_one(tmp_path / "run")
     weights = set(build(1).state_dict())
-    kinds = {"model"} | {f"adam/{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+    kinds = {"model", "best/model"} | {f"adam/{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
     last = tmp_path / "run" / "last.safetensors"
     assert set(load_file(last)) == {f"{kind}/{name}" for kind in kinds for name in weights}
     train_one(tmp_path / "run")
@@ -389,18 +389,17 @@ def no_safetensors(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_weight, flip_log, foreign, of_another_program, no_safetensors])
-@pytest.mark.parametrize("which", ["last", "best"])
-def test_damaged_checkpoints_are_named_and_left(tmp_path, monkeypatch, damage, which):
+def test_a_damaged_checkpoint_is_named_and_left(tmp_path, monkeypatch, damage):
     with monkeypatch.context() as patch:
         stop_at(patch, 4, interrupt)
         with pytest.raises(KeyboardInterrupt):
             train_one(tmp_path / "run")
-    damage(tmp_path / "run" / f"{which}.safetensors")
+    damage(tmp_path / "run" / "last.safetensors")
     before = contents(tmp_path / "run")
-    with pytest.raises(ValueError, match=rf"run/{which}\.safetensors is no whole checkpoint"):
+    with pytest.raises(ValueError, match=r"run/last\.safetensors is no whole checkpoint.*remove .*run to begin anew"):
         train_one(tmp_path / "run")
-    with pytest.raises(ValueError, match=rf"run/{which}\.safetensors is no whole checkpoint"):
-        load_weights(tmp_path / "run", which)
+    with pytest.raises(ValueError, match=r"run/last\.safetensors is no whole checkpoint"):
+        load_weights(tmp_path / "run", "last")
     assert contents(tmp_path / "run") == before
 
 

@@ -4,6 +4,7 @@ Prints the targets with what was found, and exits 0 whether they are met or not:
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         device = pick_device(options.device)
         if options.threads is not None:
-            torch.set_num_threads(whole("threads", options.threads, 1))
+            cores = os.cpu_count() or 1
+            if whole("threads", options.threads, 1) > cores:
+                raise ValueError(f"threads must be at most {cores}, as many as there are cores; got {options.threads}")
+            torch.set_num_threads(options.threads)
         if output.is_dir():
             raise ValueError(f"output must be a file; got the folder {output}")
         output.parent.mkdir(parents=True, exist_ok=True)  # now rather than after the work

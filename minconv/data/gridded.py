@@ -14,6 +14,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from glob import glob
 from itertools import pairwise
 from pathlib import Path
@@ -27,10 +28,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from minconv.data import records
+from minconv.data import records, seals
+from minconv.data.seals import UNREADABLE
 from minconv.device import pick_device
 from minconv.errors import positive, whole
-from minconv.files import atomic
+from minconv.files import atomic, claim_room, lock, remove_stale_lock
 from minconv.progress import progress
 from minconv.provenance import provenance
 
@@ -106,7 +108,9 @@ def open_series(
         "long_name": str(found.get("long_name", found.get("standard_name", variable))),
         "source": found.get("source", label if len(items) == 1 else f"{label} and {len(items) - 1} more"),
     } | {name: found[name] for name in ("standard_name", "level") if name in found}
-    return _with_attributes(series.drop_encoding().rename(variable))
+    series = _with_attributes(series.drop_encoding().rename(variable))
+    series.encoding["source"] = f"{items[0]}" + f" and {len(items) - 1} more" * (len(items) > 1)  # as xarray names it
+    return series
 
 
 def weatherbench1(folder: str | Path, years: tuple[int, int] | None = None, level: int = 500) -> xr.DataArray:
@@ -146,7 +150,8 @@ def weatherbench2(
     ``read_series`` reads; geopotential is called ``z`` there. The years arrive one by one in a folder beside ``cache``:
     a download that was cut off goes on from there when it is called again. A whole file with the same request is kept
     as it is; a file with another, and anything that is not such a file, is left alone and raises ValueError. Reads
-    that the network breaks off are repeated; then ConnectionError says what is kept. Raises as ``open_series`` does.
+    that the network breaks off are repeated; then ConnectionError says what is kept. Raises as ``open_series`` does,
+    and BlockingIOError where another process is at it.
     """
     cache = Path(cache)
     first, last = _years(years)
@@ -157,14 +162,27 @@ def weatherbench2(
         "first_year": first,
         "last_year": last,
     }
-    if cache.exists():
-        records.same(cache, read_series(cache).attrs, request)
-        return cache
-
     parts = cache.with_name(f"{cache.name}.parts")
     paths = {year: parts / f"{year}.nc" for year in range(first, last + 1)}
+    alone = cache.with_name(f".{cache.name}.lock")
+    if not cache.exists():
+        with lock(alone):
+            if not cache.exists():
+                _download(url, cache, paths, request, level)
+    records.same(cache, read_series(cache).attrs, request)
+    remove_stale_lock(alone)
+    for path in paths.values():
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or not empty
+        parts.rmdir()
+    return cache
+
+
+def _download(url: str | Path, cache: Path, paths: dict[int, Path], request: dict[str, Any], level: Any) -> None:
+    """Fetches those years that are not whole in ``paths`` yet, and joins them in ``cache``."""
+    variable = request["variable"]
     try:
-        series = _patiently(lambda: open_series(url, variable, level=level, years=years))
+        series = _patiently(lambda: open_series(url, variable, level=level, years=(min(paths), max(paths))))
         series = series.rename("z" if variable == "geopotential" else variable)
         series.attrs["source"] = "ERA5, WeatherBench 2"
         with progress(total=series.sizes["time"], desc=cache.name, unit="step") as bar:
@@ -179,20 +197,15 @@ def weatherbench2(
         kept = sum(path.exists() for path in paths.values())
         raise ConnectionError(
             f"the download from {url} was cut off ({type(error).__name__}: {error}); {kept} of {len(paths)} years are "
-            f"kept in {parts}: the same call goes on from there"
+            f"kept in {paths[min(paths)].parent}: the same call goes on from there"
         ) from error
     write_series(cache, open_series(paths.values(), series.name), request)
-    for path in paths.values():
-        path.unlink()
-    if not any(parts.iterdir()):
-        parts.rmdir()
-    return cache
 
 
 def write_series(
     path: str | Path, series: xr.DataArray, attrs: dict[str, Any] | None = None, device: str | torch.device = "cpu"
 ) -> Path:
-    """Writes ``series`` as CF NetCDF with ``attrs``, what produced it and a checksum, whole or not at all.
+    """Writes ``series`` as CF NetCDF with ``attrs``, what produced it, a checksum and a seal, whole or not at all.
 
     Raises ValueError where ``series`` is not in the convention or has missing values.
     """
@@ -204,12 +217,15 @@ def write_series(
     checksum = _checksum(_finite_blocks(series))
     made_by = {f"provenance_{name}": value for name, value in provenance(device).items()}
     about = {"Conventions": "CF-1.11", "title": f"{series.attrs.get('long_name', series.name)}", **(attrs or {})}
-    dataset = _with_attributes(series).to_dataset().assign_attrs(about | made_by | {"checksum": checksum})
+    about |= made_by | {"checksum": checksum, "seal": seals.ABOUT}
+    dataset = _with_attributes(series).to_dataset().assign_attrs(about)
     encoding = {name: {"_FillValue": None} for name in ("lat", "lon")}
     blocks = {"chunksizes": (min(_rows(series), len(series)), *series.shape[1:]), "zlib": True, "complevel": 1}
     encoding[series.name] = {"_FillValue": None, **blocks}
     with atomic(path) as temporary:
+        claim_room(temporary, dataset.nbytes)
         dataset.drop_encoding().to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        seals.seal(temporary)
     return path
 
 
@@ -222,12 +238,15 @@ def read_series(path: str | Path) -> xr.DataArray:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
+        sealed = seals.sealed(path)  # before HDF5 reads what is damaged
         with _open(path) as dataset:
             (name,) = dataset.data_vars
             attributes = dataset.attrs | dataset[name].attrs
+        if "seal" in attributes and not sealed:
+            raise ValueError("the seal at its end is missing")
         series = open_series(path, name)
         intact = attributes["checksum"] == _checksum(_blocks(series))
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is not a whole series file: {error}") from error
     if not intact:
         raise ValueError(f"{path} is not a whole series file: its values do not have the recorded checksum")
@@ -334,7 +353,7 @@ def _open(item: Path | str) -> xr.Dataset:
             raise
         except FileNotFoundError as error:
             raise FileNotFoundError(f"there is no Zarr store {item}") from error
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise ValueError(f"{item} cannot be read as {'Zarr' if how else 'NetCDF'}: {error}") from error
 
 
@@ -573,7 +592,12 @@ def _blocks(series: xr.DataArray) -> Iterator[tuple[slice, np.ndarray]]:
         ends = [*range(_rows(series), len(series), _rows(series)), len(series)]
     for start, end in pairwise([0, *ends]):
         rows = slice(start, end)
-        block = _patiently(lambda rows=rows: series[rows].compute(scheduler="synchronous").values)
+        try:
+            block = _patiently(lambda rows=rows: series[rows].compute(scheduler="synchronous").values)
+        except NETWORK_ERRORS:
+            raise
+        except UNREADABLE as error:
+            raise ValueError(f"{series.name or 'series'} cannot be read{_origin(series)}: {error}") from error
         yield rows, np.ascontiguousarray(block, "<f4")
 
 
@@ -589,7 +613,14 @@ def _finite_blocks(series: xr.DataArray) -> Iterator[tuple[slice, np.ndarray]]:
     if missing:
         times = series["time"]
         date = _dates(_seconds(times[first : first + 1]), times.dt.calendar)
-        raise ValueError(f"{series.name or 'series'} has {missing} missing values, the first on {date}")
+        raise ValueError(
+            f"{series.name or 'series'} has {missing} missing values, the first on {date}{_origin(series)}"
+        )
+
+
+def _origin(series: xr.DataArray) -> str:
+    """The file that a series is from, if any, as the end of a sentence."""
+    return f" in {series.encoding['source']}" if "source" in series.encoding else ""
 
 
 def _values(series: xr.DataArray, bar: Any = None) -> np.ndarray:

@@ -30,10 +30,11 @@ import xarray as xr
 from torch import Tensor
 from torch.fft import fft, fft2, ifft, ifft2, irfft, irfft2, rfft, rfft2
 
-from minconv.data import records
+from minconv import processes
+from minconv.data import records, seals
 from minconv.device import pick_device
 from minconv.errors import choice, positive, whole
-from minconv.files import atomic
+from minconv.files import atomic, claim_room
 from minconv.progress import progress
 from minconv.provenance import provenance
 
@@ -270,16 +271,15 @@ def generate(
     it and a checksum. Trajectory ``first + i`` depends on ``seed`` and its number alone: splits of a data set take
     other numbers or another seed. ``batch`` samples are solved at once; it changes the result by rounding only. A
     whole file with these parameters is kept as it is; a file with others, and anything that is not such a file, is
-    left alone and raises ValueError. Raises FloatingPointError as ``solve`` does.
+    left alone and raises ValueError. Raises FloatingPointError as ``solve`` does. Under ``torchrun`` every process
+    calls this: batches are shared out, and the first process writes the file, to the bit what one process with the
+    same ``batch`` writes.
     """
     path = Path(path)
     if _even(size) % whole("pool", pool, 1):
         raise ValueError(f"pool must divide size = {size}; got {pool}")
     precision = choice("dtype", str(dtype).removeprefix("torch."), DTYPES)
     dtype, device = DTYPES[precision], pick_device(device)
-    if batch is None:  # what the cores' caches hold, or what hides the kernel launches of a GPU
-        batch = 16 * torch.get_num_threads() if device.type == "cpu" else 1024
-    whole("batch", batch, 1)
     parameters = {
         "samples": whole("samples", samples, 1),
         "frames": whole("frames", frames, 1),
@@ -294,14 +294,19 @@ def generate(
         "first": whole("first", first),
         "precision": precision,
     }
-    if path.exists():
+    if batch is None:  # what the cores' caches hold, or what hides the kernel launches of a GPU; and some for everyone
+        batch = 16 * torch.get_num_threads() if device.type == "cpu" else 1024
+        batch = min(batch, math.ceil(samples / processes.size()))
+    whole("batch", batch, 1)
+    if processes.gather(path.exists())[0]:  # the same for all
         records.same(path, load(path).attrs, parameters)
         return path
 
     force = forcing(size, amplitude).to(device, dtype)
     vorticity = np.empty((samples, frames, size // pool, size // pool), np.float32)
-    starts = range(0, samples, batch)
-    with torch.no_grad(), progress(total=len(starts) * frames, desc=path.name, unit="frame") as bar:
+    starts = processes.share(range(0, samples, batch))
+    bar = progress(total=len(starts) * frames, desc=path.name, unit="frame", quiet=processes.rank() > 0)
+    with torch.no_grad(), bar:
         for start in starts:
             count = min(batch, samples - start)
             w0 = initial_vorticity(count, size, seed, first + start, alpha, tau).to(device, dtype)
@@ -310,7 +315,12 @@ def generate(
                 pooled = torch.nn.functional.avg_pool2d(state, pool).mT
                 vorticity[start : start + count, frame] = pooled.cpu().numpy()
                 bar.update()
-    _write(path, vorticity, parameters, device)
+    for part in processes.gather({start: vorticity[start : start + batch] for start in starts}, to=0):
+        for start, values in part.items():
+            vorticity[start : start + batch] = values
+    if processes.rank() == 0:
+        _write(path, vorticity, parameters, device)
+    processes.barrier()
     return path
 
 
@@ -340,6 +350,7 @@ def _write(path: Path, vorticity: np.ndarray, parameters: dict[str, Any], device
         "references": "arXiv:2010.08895, arXiv:2508.03614",
         "comment": "Non-dimensional. The step is the largest allowed and was refined where the flow needed it.",
         "checksum": records.checksum(vorticity),
+        "seal": seals.ABOUT,
     }
     made_by = {f"provenance_{name}": value for name, value in provenance(device).items()}
     dataset = xr.Dataset(
@@ -363,7 +374,9 @@ def _write(path: Path, vorticity: np.ndarray, parameters: dict[str, Any], device
         about | parameters | made_by,
     )
     with atomic(path) as temporary:
+        claim_room(temporary, dataset.nbytes)
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding={"vorticity": {"_FillValue": None}})
+        seals.seal(temporary)
 
 
 def _even(size: int) -> int:

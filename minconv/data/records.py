@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from minconv.data import seals
+from minconv.data.seals import UNREADABLE
+
 
 def checksum(values: np.ndarray) -> str:
     """SHA-256 of ``values`` as little-endian float32."""
@@ -24,11 +27,14 @@ def load(path: str | Path, name: str, dims: Sequence[str], kind: str, maker: str
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; {maker} makes it")
     try:
+        sealed = seals.sealed(path)  # before HDF5 reads what is damaged
         dataset = xr.load_dataset(path, engine="h5netcdf")
         array = dataset[name].transpose(*dims)
         attributes = dataset.attrs | array.attrs
+        if "seal" in attributes and not sealed:
+            raise ValueError("the seal at its end is missing")
         intact = attributes["checksum"] == checksum(array.values)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is not a whole {kind} file: {error}") from error
     if not intact:
         raise ValueError(f"{path} is not a whole {kind} file: its {name} does not have the recorded checksum")

@@ -22,7 +22,7 @@ def check_trajectories(trajectories: Tensor, length: int, name: str = "trajector
 
 def fixed_windows(trajectories: Tensor, length: int) -> Tensor:
     """One window [N, length, C, H, W] of each trajectory, at offsets spread evenly over the possible ones."""
-    check_trajectories(trajectories, length)
+    check_trajectories(trajectories, whole("length", length, 1))
     samples, frames = trajectories.shape[:2]
     offsets = torch.linspace(0, frames - length, samples).round().long().tolist()
     return torch.stack([series[start : start + length] for series, start in zip(trajectories, offsets, strict=True)])
@@ -64,13 +64,16 @@ class Windows:
         samples = trajectories.shape[0]
         if whole("batch", batch, 1) > samples:
             raise ValueError(f"batch must be at most the number of trajectories, {samples}; got {batch}")
-        self.trajectories, self.batch, self.seeds = trajectories, batch, list(seeds)
+        if not isinstance(seeds, Sequence) or not seeds:
+            raise TypeError(f"seeds must be a sequence of one or more whole numbers; got {seeds!r}")
+        self.trajectories, self.batch, self.seeds = trajectories, batch, [whole("seeds", seed) for seed in seeds]
         self.noise = positive("noise", noise, zero=True)
         self.steps = samples // batch
         self.span = torch.arange(length + 1, device=trajectories.device)
 
     def start_epoch(self, epoch: int) -> None:
         """Draws the epoch's order and offsets, and sets the noise to the epoch's start."""
+        whole("epoch", epoch)
         samples, frames = self.trajectories.shape[:2]
         orders, offsets = [], []
         for seed in self.seeds:
@@ -83,6 +86,8 @@ class Windows:
 
     def cut(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a step of the epoch, each [S, batch, length, C, H, W]. Call in the order of steps."""
+        if whole("step", step) >= self.steps or not hasattr(self, "order"):
+            raise ValueError(f"step must be below {self.steps}, after start_epoch; got {step}")
         part = slice(step * self.batch, (step + 1) * self.batch)
         window = self.trajectories[self.order[:, part, None], self.offset[:, part, None] + self.span]
         inputs, targets = window[:, :, :-1], window[:, :, 1:]

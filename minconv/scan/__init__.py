@@ -10,6 +10,7 @@ that a fused backend can do both in one pass. A backend is one file with these t
     linear      eager operations in the linear domain, any device and dtype
     cpu         fused, compiled by Numba
     triton      fused, for CUDA GPUs
+    distributed the time axis split over processes, each with one of the others
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from minconv.errors import choice
@@ -25,7 +27,9 @@ from minconv.scan.gates import GATINGS
 
 __all__ = ["BACKENDS", "GATINGS", "gated_scan", "linear_scan", "usable"]
 
-BACKENDS = ("reference", "logspace", "linear", "cpu", "triton")
+BACKENDS = ("reference", "logspace", "linear", "cpu", "triton", "distributed")
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex128, torch.complex64)
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor, backend: str = "auto") -> Tensor:
@@ -91,10 +95,11 @@ def _module(backend: str, x: Tensor) -> ModuleType:
     return import_module(f"minconv.scan.{backend}")
 
 
-# whether a fused backend can run on a kind of device; the others always can
+# whether a backend can run on a kind of device; the others always can
 _NEEDS: dict[str, Callable[[str], bool]] = {
     "cpu": lambda kind: kind == "cpu" and numba_kernels() is not None,
     "triton": lambda kind: import_module("minconv.scan.triton").available(kind),
+    "distributed": lambda kind: torch.distributed.is_available() and torch.distributed.is_initialized(),
 }
 
 
@@ -104,6 +109,9 @@ def _check_tensors(**tensors: Tensor) -> None:
             raise TypeError(f"{name} must be a tensor; got {type(tensor).__name__}")
         if not (tensor.is_floating_point() or tensor.is_complex()):
             raise TypeError(f"{name} must be floating point; got {tensor.dtype}")
+        if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
+            allowed = ", ".join(str(dtype) for dtype in DTYPES)
+            raise TypeError(f"{name} must be dense and one of {allowed}; got {tensor.dtype}, {tensor.layout}")
     for kind, found in (
         ("dtype", {t.dtype for t in tensors.values()}),
         ("device", {t.device for t in tensors.values()}),
