@@ -145,8 +145,9 @@ class Study:
         self, data: dict[str, xr.DataArray], setting: str, device: str = "auto"
     ) -> Iterator[tuple[str, int, weather.Scaled]]:
         """Model, seed and trained forecaster in the units of the series, one after another."""
+        scale = self.scaled(torch.nn.Identity(), data)  # once for all models
         for name, seed, model in trained(self.runs(data, setting, device), device):
-            yield name, seed, self.scaled(model, data).to(pick_device(device))
+            yield name, seed, weather.Scaled(model, scale.mean, scale.std).to(pick_device(device))
 
     def starts(self, test: xr.DataArray) -> tuple[xr.DataArray, int]:
         """When test forecasts begin, and how many frames they have: two a week, ``DAYS`` long."""
@@ -160,14 +161,16 @@ class Study:
         climatology = weather.Climatology(data["train"])
         truth = weather.verification(test, starts, steps)
         damped = weather.DampedPersistence(data["train"], climatology, steps)
-        baselines = {
-            "persistence": weather.persistence(test, starts, steps),
-            "damped persistence": damped.forecast(test, starts),
-            "climatology": climatology.at(truth.valid_time),
-        }
+        fields = (
+            weather.persistence(test, starts, steps),
+            damped.forecast(test, starts),
+            climatology.at(truth.valid_time),
+        )
+        baselines = dict(zip(BASELINES, fields, strict=True))
         found = [((name, None), weather.scores(field, truth, climatology)) for name, field in baselines.items()]
         for name, seed, model in self.trained(data, setting, device):
-            field = weather.forecasts(model, test, starts, self.context, steps, self.climatology(data))
+            base = climatology if self.anomalies else None
+            field = weather.forecasts(model, test, starts, self.context, steps, base)
             found.append(((name, seed), weather.scores(field, truth, climatology)))
         return collect(found)
 

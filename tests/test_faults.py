@@ -33,7 +33,18 @@ import pytest
 import torch
 import xarray as xr
 from safetensors.torch import load_file, save_file
-from test_train import SETTINGS, assert_same, contents, run, run_script, stop_at, train_one, waves
+from test_train import (
+    SETTINGS,
+    assert_same,
+    contents,
+    flip_weight,
+    run,
+    run_script,
+    stop_at,
+    train_one,
+    truncate,
+    waves,
+)
 
 from minconv import Forecaster, files, from_reference, train
 from minconv.data import barotropic, gridded, navier_stokes
@@ -633,16 +644,6 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-def flipped(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 16
-    path.write_bytes(content)
-
-
 def foreign(path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, path)
 
@@ -653,7 +654,7 @@ def unsigned(path: Path) -> None:
     save_file(tensors, path, {"run": json.dumps(header)})
 
 
-DAMAGE = [empty, truncated, flipped, foreign, unsigned]
+DAMAGE = [empty, truncate, flip_weight, foreign, unsigned]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -20,6 +20,7 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_scan import loop
 from torch.nn import functional as F
 
 from minconv import Forecaster, weather
@@ -106,15 +107,6 @@ def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
 def running(x: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """Whether anything was true until now: flags [B, T, ...] and before them [B, ...]."""
     return torch.cat([first.unsqueeze(1), x], 1).cummax(1).values[:, 1:]
-
-
-def loop(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-    """h_t = a_t h_{t-1} + b_t as it is written."""
-    frames = []
-    for t in range(a.shape[1]):
-        h = a[:, t] * h + b[:, t]
-        frames.append(h)
-    return torch.stack(frames, 1)
 
 
 # --- scans ----------------------------------------------------------------------------------------
