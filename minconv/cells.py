@@ -25,6 +25,7 @@ class Cell(nn.Module):
         channels: channels of the hidden state and of the output.
         kernel_size: odd size of the convolutions, which each cell makes for itself.
         padding: of the convolutions: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``.
+        dilation: of the convolutions: the distance in cells between the points of a kernel.
 
     Raises:
         TypeError, ValueError: an argument is not allowed, or frames or a state do not fit; the message names it.
@@ -75,11 +76,17 @@ class MinimalCell(Cell):
     initial = INITIAL_STATE
 
     def __init__(
-        self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", backend: str = "auto"
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: int = 3,
+        padding: str = "zeros",
+        backend: str = "auto",
+        dilation: int = 1,
     ):
         super().__init__(in_channels, channels)
         self.backend = choice("backend", backend, ("auto", *BACKENDS))
-        self.conv = PaddedConv2d(in_channels, GATINGS[self.gating].blocks * channels, kernel_size, padding)
+        self.conv = PaddedConv2d(in_channels, GATINGS[self.gating].blocks * channels, kernel_size, padding, dilation)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""
@@ -112,9 +119,11 @@ class ConvLSTM(Cell):
     Its state is the pair (h, c).
     """
 
-    def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros"):
+    def __init__(
+        self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", dilation: int = 1
+    ):
         super().__init__(in_channels, channels)
-        self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding)
+        self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding, dilation)
 
     def init_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return super().init_state(x), super().init_state(x)
@@ -136,10 +145,12 @@ class ConvLSTM(Cell):
 class ConvGRU(Cell):
     """z, r = s(conv_gates([x, h]));  n = tanh(conv_candidate([x, r h]));  h = (1 - z) h + z n   (arXiv 1511.06432)."""
 
-    def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros"):
+    def __init__(
+        self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", dilation: int = 1
+    ):
         super().__init__(in_channels, channels)
-        self.conv_gates = PaddedConv2d(in_channels + channels, 2 * channels, kernel_size, padding)
-        self.conv_candidate = PaddedConv2d(in_channels + channels, channels, kernel_size, padding)
+        self.conv_gates = PaddedConv2d(in_channels + channels, 2 * channels, kernel_size, padding, dilation)
+        self.conv_candidate = PaddedConv2d(in_channels + channels, channels, kernel_size, padding, dilation)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""

@@ -1,6 +1,6 @@
 """The one encoder, residual stack and decoder around every cell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from minconv.cells import Cell, State, cell_class
 from minconv.errors import choice, whole
 from minconv.fused import transformed
-from minconv.layers import PADDINGS, ResidualNorm, check_dtype, on_frames
+from minconv.layers import PADDINGS, check_dtype, on_frames, residual_norm_of
 
 
 class Forecaster(nn.Module):
@@ -25,6 +25,10 @@ class Forecaster(nn.Module):
         layers: number of recurrent layers.
         size: (H, W) of a frame.
         padding: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``; see ``layers.PaddedConv2d``.
+        dilation: of the convolutions of each layer, or one for all; with 1, 2, 4, 1 a step of four layers sees 17 x 17
+            cells instead of 9 x 9.
+        norm: over H x W (``plane``, as published), which makes every channel of a frame one size; over C x H x W
+            (``frame``), which keeps their sizes relative to each other; or over C at each place (``channels``).
         increment: predict what is added to each frame, x_{t+1} = x_t + decoder(...). The norm takes the mean of a frame
             away, so a model of frames cannot know it; one of increments need not.
         checkpoint: keep nothing of a cell but its input for the gradient, and run the cell again: memory for time, for
@@ -43,6 +47,8 @@ class Forecaster(nn.Module):
         layers: int = 4,
         size: tuple[int, int] = (16, 16),
         padding: str = "circular",
+        dilation: int | Sequence[int] = 1,
+        norm: str = "plane",
         increment: bool = False,
         checkpoint: bool = False,
         **options: Any,
@@ -56,12 +62,18 @@ class Forecaster(nn.Module):
         self.channels = whole("channels", channels, 1)
         whole("hidden", hidden, 1)
         whole("layers", layers, 1)
+        dilations = [dilation] * layers if isinstance(dilation, int) else dilation
+        if not isinstance(dilations, Sequence) or len(dilations) != layers:
+            error = ValueError if isinstance(dilations, Sequence) else TypeError
+            raise error(f"dilation must be one number or one for each of the {layers} layers; got {dilation!r}")
         if not isinstance(size, (tuple, list)) or len(size) != 2:
             raise ValueError(f"size must be (H, W); got {size!r}")
         self.size = (whole("size[0]", size[0], 1), whole("size[1]", size[1], 1))
         self.encoder = nn.Conv2d(channels, hidden, 1)
-        self.cells = nn.ModuleList(kind(hidden, hidden, padding=padding, **options) for _ in range(layers))
-        self.norms = nn.ModuleList(ResidualNorm(self.size) for _ in range(layers))
+        self.cells = nn.ModuleList(
+            kind(hidden, hidden, padding=padding, dilation=dilation, **options) for dilation in dilations
+        )
+        self.norms = nn.ModuleList(residual_norm_of(norm, hidden, self.size) for _ in range(layers))
         self.decoder = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:

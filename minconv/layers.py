@@ -108,17 +108,22 @@ class PaddedConv2d(nn.Module):
         padding: ``zeros``; ``circular`` (a torus); ``cylinder`` (periodic in width, zeros in height: the globe);
             ``sphere`` (periodic in width, and over the poles the field on their other side: the globe, for scalars on
             rows of cell centres and an even width); ``replicate`` (the values at the edges go on: a region).
+        dilation: distance in cells between the points of the kernel, which then reaches dilation (kernel_size - 1) / 2
+            cells to every side.
 
     Raises:
         TypeError, ValueError: unknown padding, an even kernel, no frames of this dtype and these channels; frames
             smaller than the padding where they wrap, or of odd width on the sphere.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, padding: str = "zeros"):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, padding: str = "zeros", dilation: int = 1
+    ):
         super().__init__()
         if whole("kernel_size", kernel_size, 1) % 2 == 0:
             raise ValueError(f"kernel_size must be odd, to keep height and width; got {kernel_size}")
         self.padding = choice("padding", padding, PADDINGS)
+        self.dilation = whole("dilation", dilation, 1)
         conv = nn.Conv2d(whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1), kernel_size)
         # in the format in which, on the CPU, convolutions, scan and norm are fastest, and which they hand on
         self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
@@ -128,7 +133,7 @@ class PaddedConv2d(nn.Module):
         check_dtype("x", x, self.weight)
         if x.dim() != 4 or x.shape[1] != self.weight.shape[1] or 0 in x.shape[2:]:
             raise ValueError(f"x must be frames [N, {self.weight.shape[1]}, H >= 1, W >= 1]; got {list(x.shape)}")
-        width = self.weight.shape[-1] // 2
+        width = self.dilation * (self.weight.shape[-1] // 2)
         rows, columns = PADDINGS[self.padding]
         zeros = width * (rows == "zeros"), width * (columns == "zeros")
         margins = width - zeros[0], width - zeros[1]
@@ -136,11 +141,12 @@ class PaddedConv2d(nn.Module):
             edge = rows == "edge"
             x = F.pad(x, (width,) * 4, mode="replicate") if edge else wrap(margins, x, pole=rows == "pole")
         # autocast computes in half precision; what follows, a recurrence, keeps the precision of its input
-        return F.conv2d(x, self.weight, self.bias, padding=zeros).to(x.dtype)
+        return F.conv2d(x, self.weight, self.bias, padding=zeros, dilation=self.dilation).to(x.dtype)
 
     def extra_repr(self) -> str:
         out, into, kernel, _ = self.weight.shape
-        return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}"
+        dilation = f", dilation={self.dilation}" if self.dilation > 1 else ""
+        return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}{dilation}"
 
 
 class ResidualNorm(nn.LayerNorm):
@@ -152,6 +158,41 @@ class ResidualNorm(nn.LayerNorm):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         z = residual_norm(self.eps, x.flatten(0, 1), y.flatten(0, 1), self.weight, self.bias)
         return z.unflatten(0, x.shape[:2])
+
+
+class ChannelNorm(nn.Module):
+    """norm(x + y) for x, y [B, T, C, H, W] with an affine map per channel, the same at every place.
+
+    Args:
+        channels: C.
+        over: ``frame``: over C x H x W, so that channels keep their sizes relative to each other (GroupNorm with one
+            group); ``channels``: over C at each place.
+    """
+
+    def __init__(self, channels: int, over: str = "frame"):
+        super().__init__()
+        self.over = choice("over", over, ("frame", "channels"))
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.eps = 1e-5
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        z = (x + y).flatten(0, 1)
+        if self.over == "frame":
+            z = F.group_norm(z, 1, self.weight, self.bias, self.eps)
+        else:
+            z = F.layer_norm(z.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps).movedim(-1, 1)
+        return z.unflatten(0, x.shape[:2])
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, over={self.over}"
+
+
+NORMS = ("plane", "frame", "channels")
+
+
+def residual_norm_of(norm: str, channels: int, size: tuple[int, int]) -> nn.Module:
+    """The residual norm over H x W (``plane``), C x H x W (``frame``) or C (``channels``)."""
+    return ResidualNorm(size) if choice("norm", norm, NORMS) == "plane" else ChannelNorm(channels, norm)
 
 
 def _norm(epsilon: float, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -481,6 +481,69 @@ def rmse_summary(parts: xr.Dataset) -> Figure:
     return fig
 
 
+def ablations(errors: xr.DataArray) -> Figure:
+    """RMSE of every setting, model and seed (dots) with its mean (bar); the first setting's means go on as lines.
+
+    Args:
+        errors: over (setting, model, seed), such as ``closed_loop`` of ``metrics.summary``.
+    """
+    needs(errors.to_dataset(name="errors"), ("errors",), ("setting", "model", "seed"))
+    settings, models = errors.setting.values.tolist(), errors.model.values.tolist()
+    fig, ax = plt.subplots(figsize=(PAGE, 0.17 * len(settings) * len(models) + 1.0))
+    apart = 0.5 / len(models)
+    for number, model in enumerate(models):
+        style = STYLE[choice("model", model, STYLE)]
+        for row, setting in enumerate(settings):
+            values = errors.sel(model=model, setting=setting).values
+            place = row + apart * (number - (len(models) - 1) / 2)
+            ax.plot(values, [place] * len(values), style["marker"], color=style["color"], alpha=0.7)
+            ax.plot(values.mean(), place, **MEAN | {"markersize": 8})
+        first = float(errors.sel(model=model).isel(setting=0).mean())
+        ax.axvline(first, color=style["color"], linestyle=style["linestyle"], linewidth=0.8)
+        ax.plot([], [], style["marker"], color=style["color"], label=style["label"] + ", one seed")
+    ax.plot([], [], **MEAN | {"markersize": 8}, label="mean over seeds")
+    ax.set(xlabel=axis_label(errors, "RMSE"))
+    ax.set_yticks(range(len(settings)), settings)
+    ax.set_ylim(len(settings) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    legend_above(fig, ax)
+    return fig
+
+
+REACHES = {
+    "truth": STYLE["truth"],
+    "published": _line("published", PURPLE, "s", (0, (4, 1, 1, 1))),
+    "no weight decay": _line("no weight decay", SKY, "v", (0, (4, 2))),
+    "recipe": _line("recipe", VERMILION, "o"),
+}
+
+
+def reach(influence: xr.DataArray, errors: xr.DataArray) -> Figure:
+    """How far a change reaches in one step, of the flow and of the models; and the error by the reach of the kernels.
+
+    Args:
+        influence: over (setting, distance), from ``metrics.influence``; settings of :data:`REACHES`.
+        errors: over (setting, model, seed), with a coordinate ``reach`` (cells) along setting.
+    """
+    needs(influence.to_dataset(name="influence"), ("influence",), ("setting", "distance"))
+    needs(errors.to_dataset(name="errors"), ("errors",), ("setting", "model", "seed"))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.9))
+    lines_by(left, influence, "setting", "distance", REACHES)
+    left.set(xlabel=axis_label(influence.distance, "distance"), ylabel=axis_label(influence, "response"))
+    left.set_yscale("log")
+    _label_decades(left.yaxis)
+    errors = errors.sortby("reach")
+    for model in errors.model.values.tolist():
+        style = STYLE[choice("model", model, STYLE)]
+        rows = errors.sel(model=model).transpose("seed", "setting").values
+        right.plot(errors.reach.values, rows.mean(0), **style)
+        right.plot(errors.reach.values, rows.T, style["marker"], color=style["color"], alpha=0.3)
+    right.set(xlabel=axis_label(errors.reach, "reach"), ylabel=axis_label(errors, "RMSE"))
+    left.legend()
+    right.legend()
+    return fig
+
+
 def animation(fields: xr.DataArray, scale: int = 4, milliseconds: int = 120) -> bytes:
     """A GIF of the rows side by side in one symmetric colour scale, for ``IPython.display.Image``.
 

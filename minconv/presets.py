@@ -6,10 +6,12 @@ What other experiments share with this one is here, too: ``home``, ``default_pro
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import xarray as xr
@@ -25,13 +27,31 @@ from minconv.metrics import ModelSeed, collect, evaluate, persistence, rollout
 from minconv.seeds import generator
 from minconv.train import Run, Training, fit_all, load_weights, restore
 
-# hidden channels that give every model about 175,000 parameters
+SIZE = 175_000  # parameters of every model, about
+# hidden channels that come to it in models of the published shape
 HIDDEN = {"convgru": 28, "convlstm": 25, "minconvgru": 49, "minconvlstm": 40, "minconvexplstm": 40}
 
-PUBLISHED = Training()
+PUBLISHED = Training(lr=5e-4, warmup=0.0, weight_decay=0.01)
 NO_DECAY = replace(PUBLISHED, weight_decay=0.0)
+RECIPE = Training()
+SHAPE = {"layers": 6, "dilation": (1, 2, 4, 1, 2, 4), "norm": "frame"}  # of the recipe's models
 SPLITS = ("train", "validation", "test")
 UNITS = "1 / unit time"  # of vorticity
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the models of one comparison are built and trained.
+
+    Args:
+        training: settings of the training.
+        options: of the forecaster; where they change its size, channels are chosen that restore it.
+        cells: the models.
+    """
+
+    training: Training
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cells: tuple[str, ...] = tuple(HIDDEN)
 
 
 @dataclass(frozen=True)
@@ -43,7 +63,9 @@ class Profile:
         samples: trajectories to train, validate and test on.
         frames: length of their trajectories; the test context is fed as truth, the rest is closed loop.
         test_context: teacher-forced frames of a test forecast.
-        training: settings by name; the first is what the paper's claims are checked with.
+        long: number and frames of the trajectories that show whether a rollout stays stable.
+        settings: by name; the first is what the paper's claims are checked with.
+        ablations: more of them, by name: what the recipe is made of, one thing changed in each.
         seeds: of the models.
         timing_lengths: sequence lengths T of the timing notebook.
         timing_repeats: interleaved repeats, whose median counts.
@@ -51,12 +73,14 @@ class Profile:
 
     name: str
     samples: tuple[int, int, int]
-    training: dict[str, Training]
+    settings: dict[str, Setting]
     seeds: tuple[int, ...]
     timing_lengths: tuple[int, ...]
     timing_repeats: int
     frames: tuple[int, int, int] = (50, 50, 51)
     test_context: int = 20
+    long: tuple[int, int] = (16, 221)
+    ablations: dict[str, Setting] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -68,14 +92,44 @@ class Profile:
         return self.folder / "figures"
 
 
+def _settings(epochs: int) -> dict[str, Setting]:
+    return {
+        "published": Setting(replace(PUBLISHED, epochs=epochs)),
+        "no weight decay": Setting(replace(NO_DECAY, epochs=epochs)),
+        "recipe": Setting(replace(RECIPE, epochs=epochs), SHAPE),
+    }
+
+
+def _ablations(epochs: int, names: Sequence[str] = ()) -> dict[str, Setting]:
+    """The recipe in a short training, with one thing of it taken back or one more added."""
+    recipe, pair = replace(RECIPE, epochs=epochs), ("convlstm", "minconvlstm")
+    training = {
+        "recipe, short": recipe,
+        "weight decay": replace(recipe, weight_decay=PUBLISHED.weight_decay),
+        "learning rate of 5e-4": replace(recipe, lr=PUBLISHED.lr, warmup=0.0),
+        "10 closed-loop frames": replace(recipe, context=15, horizon=10),
+    }
+    options = {
+        "norm over H x W": SHAPE | {"norm": "plane"},
+        "norm over channels": SHAPE | {"norm": "channels"},
+        "increments": SHAPE | {"increment": True},
+        "no dilation": SHAPE | {"dilation": 1},
+        "4 layers": SHAPE | {"layers": 4, "dilation": (1, 2, 4, 2)},
+        "4 layers, no dilation": SHAPE | {"layers": 4, "dilation": 1},
+        "4 layers, kernel 5": SHAPE | {"layers": 4, "dilation": 1, "kernel_size": 5},
+    }
+    changed = {name: Setting(settings, SHAPE, pair) for name, settings in training.items()}
+    changed |= {name: Setting(recipe, shape, pair) for name, shape in options.items()}
+    return {name: changed[name] for name in names or changed}
+
+
 PROFILES = {
     "smoke": Profile(
         name="smoke",
         samples=(4, 4, 4),
-        training={
-            "published": replace(PUBLISHED, epochs=2),
-            "no weight decay": replace(NO_DECAY, epochs=2),
-        },
+        long=(2, 61),
+        settings=_settings(epochs=2),
+        ablations=_ablations(1, ("recipe, short", "weight decay", "4 layers, no dilation")),
         seeds=(1234, 1235),
         timing_lengths=(4, 8, 16),
         timing_repeats=3,
@@ -83,10 +137,8 @@ PROFILES = {
     "laptop": Profile(
         name="laptop",
         samples=(64, 16, 32),
-        training={
-            "published": replace(PUBLISHED, epochs=20),
-            "no weight decay": replace(NO_DECAY, epochs=20),
-        },
+        settings=_settings(epochs=20),
+        ablations=_ablations(4),
         seeds=(1234, 1235, 1236),
         timing_lengths=(8, 32, 128, 512),
         timing_repeats=5,
@@ -94,11 +146,8 @@ PROFILES = {
     "paper": Profile(
         name="paper",
         samples=(1000, 50, 200),
-        training={
-            "published": PUBLISHED,
-            "no weight decay": NO_DECAY,
-            "published, short": replace(PUBLISHED, context=5, horizon=10),
-        },
+        settings=_settings(epochs=30) | {"published, short": Setting(replace(PUBLISHED, context=5, horizon=10))},
+        ablations=_ablations(4),
         seeds=(1234, 1235, 1236, 1237, 1238),
         timing_lengths=(8, 16, 32, 64, 128, 256, 512, 1024),
         timing_repeats=11,
@@ -121,13 +170,31 @@ def get_profile(name: str | None = None) -> Profile:
     return PROFILES[choice("profile", default_profile() if name is None else name, PROFILES)]
 
 
-def build_model(cell: str | type[Cell], seed: int, **options: int) -> Forecaster:
-    """The Navier-Stokes forecaster of a cell at about 175,000 parameters, with the initial weights of a seed."""
+def build_model(cell: str | type[Cell], seed: int, **options: Any) -> Forecaster:
+    """The Navier-Stokes forecaster of a cell at about 175,000 parameters, with the initial weights of a seed.
+
+    Args:
+        options: of the forecaster. With ``layers`` or ``kernel_size`` among them, it has as many hidden channels as
+            bring it nearest to that size.
+    """
     kind = cell_class(cell)
+    hidden = {cell_class(name): channels for name, channels in HIDDEN.items()}.get(kind, 40)
+    if "hidden" not in options and options.keys() & {"layers", "kernel_size"}:
+        hidden = _channels(kind, options)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(generator(seed, "weights").initial_seed())
-        hidden = {cell_class(name): channels for name, channels in HIDDEN.items()}
-        return Forecaster(kind, **{"hidden": hidden.get(kind, 40)} | options)
+        return Forecaster(kind, **{"hidden": hidden} | options)
+
+
+def _channels(kind: type[Cell], options: Mapping[str, Any]) -> int:
+    """Hidden channels that bring a forecaster nearest to the size of all."""
+
+    def size(channels: int) -> int:
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in Forecaster(kind, hidden=channels, **options).parameters())
+
+    above = bisect_left(range(1000), SIZE, lo=2, key=size)
+    return min((above - 1, above), key=lambda channels: abs(size(channels) - SIZE))
 
 
 def make_data(profile: Profile, device: str = "auto") -> dict[str, Path]:
@@ -143,6 +210,14 @@ def load_data(profile: Profile, device: str = "auto") -> dict[str, Tensor]:
     """Trajectories [N, T, 1, 16, 16] by split, on the device; generated first where they are not there."""
     on = pick_device(device)
     return {split: navier_stokes.frames(path, on) for split, path in make_data(profile, device).items()}
+
+
+def load_long(profile: Profile, device: str = "auto") -> Tensor:
+    """Trajectories [N, T, 1, 16, 16] many times as long as those trained on, with initial states of their own."""
+    samples, frames = profile.long
+    path = home() / "data" / f"navier_stokes_long_{samples}x{frames}.nc"
+    generated = navier_stokes.generate(path, samples, frames, seed=len(SPLITS), device=device)
+    return navier_stokes.frames(generated, pick_device(device))
 
 
 def runs_of(
@@ -182,17 +257,21 @@ def trained(runs: list[Run], device: str = "auto") -> Iterator[tuple[str, int, F
 
 def runs(profile: Profile, setting: str, device: str = "auto") -> list[Run]:
     """Every model and seed to train for one of the profile's settings; see ``runs_of``."""
-    choice("setting", setting, profile.training)
-    builds = {cell: partial(build_model, cell) for cell in HIDDEN}
-    return runs_of(builds, profile.seeds, profile.training[setting], profile.folder / "runs" / setting, device)
+    found = (profile.settings | profile.ablations)[choice("setting", setting, profile.settings | profile.ablations)]
+    builds = {cell: partial(build_model, cell, **found.options) for cell in found.cells}
+    return runs_of(builds, profile.seeds, found.training, profile.folder / "runs" / setting, device)
 
 
-def train_all(profile: Profile, device: str = "auto") -> dict[str, list[Path]]:
-    """Trains every setting, model and seed, or what is left of it; the folders of the runs by setting."""
+def train_all(profile: Profile, settings: Iterable[str] | None = None, device: str = "auto") -> dict[str, list[Path]]:
+    """Trains every model and seed of some settings, or what is left of it; the folders of the runs by setting.
+
+    Args:
+        settings: by default the profile's, without its ablations.
+    """
     data = load_data(profile, device)
-    wanted = [run for setting in profile.training for run in runs(profile, setting, device)]
-    fit_all(wanted, data["train"], data["validation"], device=device)
-    return {setting: [run.folder for run in runs(profile, setting, device)] for setting in profile.training}
+    wanted = {name: runs(profile, name, device) for name in (profile.settings if settings is None else settings)}
+    fit_all([run for found in wanted.values() for run in found], data["train"], data["validation"], device=device)
+    return {name: [run.folder for run in found] for name, found in wanted.items()}
 
 
 def train_half(profile: Profile, setting: str, cell: str, device: str = "auto") -> dict[str, list[Path]]:
@@ -209,17 +288,29 @@ def trained_models(profile: Profile, setting: str, device: str = "auto") -> Iter
     return trained(runs(profile, setting, device), device)
 
 
-def evaluate_all(profile: Profile, setting: str, device: str = "auto") -> xr.Dataset:
+def evaluate_all(
+    profile: Profile,
+    setting: str,
+    device: str = "auto",
+    *,
+    truth: Tensor | None = None,
+    measure: Callable[..., xr.Dataset] = evaluate,
+) -> xr.Dataset:
     """Errors of every model, seed and of persistence on the whole test set; dims model, seed, time.
 
     Under ``torchrun`` every process calls this, forecasts with its share of the models, and has the whole result.
+
+    Args:
+        truth: other trajectories [N, T, 1, 16, 16] than those of the test set.
+        measure: what is computed from each forecast, ``metrics.evaluate`` or ``metrics.sample_errors``.
     """
-    test, context = load_data(profile, device)["test"], profile.test_context
+    truth = load_data(profile, device)["test"] if truth is None else truth
     models = [("persistence", None, None), *trained_models(profile, setting, device)]
 
     def errors(entry: tuple[str, int | None, Forecaster | None]) -> tuple[ModelSeed, xr.Dataset]:
         name, seed, model = entry
-        forecast = rollout(model, test, context) if model else persistence(test, context)
-        return (name, seed), evaluate(forecast, test, context, units=UNITS)
+        context = profile.test_context
+        forecast = rollout(model, truth, context) if model else persistence(truth, context)
+        return (name, seed), measure(forecast, truth, context, units=UNITS)
 
     return collect(processes.each(errors, models))

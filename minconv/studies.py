@@ -4,7 +4,7 @@ A study says which models are trained on which part of a series, and how forecas
 made and kept as those of :mod:`minconv.presets` are. Notebooks call these functions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,19 +13,19 @@ import numpy as np
 import torch
 import xarray as xr
 
-from minconv import weather
+from minconv import presets, processes, weather
 from minconv.data import barotropic, gridded
 from minconv.data.windows import pieces
 from minconv.device import pick_device
 from minconv.errors import choice
-from minconv.metrics import collect
+from minconv.metrics import ModelSeed, collect
 from minconv.presets import Profile, build_model, get_profile, home, runs_of, trained
 from minconv.train import Run, Training, fit_all
 
 # hidden channels that give every model about 35,000 parameters
 HIDDEN = {"convgru": 14, "convlstm": 12, "minconvgru": 24, "minconvlstm": 20, "minconvexplstm": 20}
 
-PUBLISHED = Training(context=20, horizon=4, epochs=20, lr=1e-3, noise=0.0)
+PUBLISHED = replace(presets.PUBLISHED, horizon=4, epochs=20, lr=1e-3, noise=0.0)
 INCREMENTS = replace(PUBLISHED, weight_decay=0.0, context=16, horizon=8)
 BASELINES = ("persistence", "damped persistence", "climatology")
 DAYS = 7  # of a forecast
@@ -155,24 +155,31 @@ class Study:
         return weather.init_times(test, self.context, steps, self.every), steps
 
     def evaluate(self, data: dict[str, xr.DataArray], setting: str, device: str = "auto") -> xr.Dataset:
-        """Scores (``weather.scores``) of every model, seed and baseline on the test period; dims model, seed, ..."""
+        """Scores (``weather.scores``) of every model, seed and baseline on the test period; dims model, seed, ...
+
+        Under ``torchrun`` every process calls this, forecasts with its share of the models, and has the whole result.
+        """
         test = data["test"]
         starts, steps = self.starts(test)
         climatology = weather.Climatology(data["train"])
         truth = weather.verification(test, starts, steps)
-        damped = weather.DampedPersistence(data["train"], climatology, steps)
-        fields = (
-            weather.persistence(test, starts, steps),
-            damped.forecast(test, starts),
-            climatology.at(truth.valid_time),
+        base = climatology if self.anomalies else None
+        baselines = (
+            lambda: weather.persistence(test, starts, steps),
+            lambda: weather.DampedPersistence(data["train"], climatology, steps).forecast(test, starts),
+            lambda: climatology.at(truth.valid_time),
         )
-        baselines = dict(zip(BASELINES, fields, strict=True))
-        found = [((name, None), weather.scores(field, truth, climatology)) for name, field in baselines.items()]
-        for name, seed, model in self.trained(data, setting, device):
-            base = climatology if self.anomalies else None
-            field = weather.forecasts(model, test, starts, self.context, steps, base)
-            found.append(((name, seed), weather.scores(field, truth, climatology)))
-        return collect(found)
+        forecasts = [((name, None), make) for name, make in zip(BASELINES, baselines, strict=True)]
+        forecasts += [
+            ((name, seed), partial(weather.forecasts, model, test, starts, self.context, steps, base))
+            for name, seed, model in self.trained(data, setting, device)
+        ]
+
+        def scores(entry: tuple[ModelSeed, Callable[[], xr.DataArray]]) -> tuple[ModelSeed, xr.Dataset]:
+            model, forecast = entry
+            return model, weather.scores(forecast(), truth, climatology)
+
+        return collect(processes.each(scores, forecasts))
 
 
 def geopotential(profile: str | None = None) -> Study:

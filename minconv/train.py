@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from minconv import processes
@@ -45,7 +45,6 @@ from minconv.ensemble import Ensemble
 from minconv.errors import choice, positive, whole
 from minconv.files import (
     atomic,
-    claim_room,
     keep,
     lock,
     read_json,
@@ -62,18 +61,20 @@ LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safeten
 LOCK = ".lock"
 WORTH_PROCESSES = 500  # steps: to start a process takes as long as some 50
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+LATER = {"warmup": 0.0}  # settings that runs of earlier versions do not name, and what they had
 LOG_COLUMNS = ("epoch", "seed", "lr", "train_loss", "validation_loss", "seconds")
 
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of a run; the defaults are the published ones.
+    """Settings of a run; the defaults are the recipe that notebook 8 arrives at, ``presets.PUBLISHED`` the paper's.
 
     Args:
         context: teacher-forced frames of a window.
         horizon: closed-loop steps after them; the loss is the mean square error over all context + horizon predictions.
         epochs, batch: passes over the trajectories, windows a step.
         lr: Adam's learning rate, falling to 0 with the cosine of the step.
+        warmup: part of all steps in which it rises to that first, linearly.
         weight_decay: Adam's L2 term.
         clip: largest norm of the gradient, or None.
         noise: standard deviation of the noise on the inputs while training.
@@ -83,8 +84,9 @@ class Training:
     horizon: int = 5
     epochs: int = 30
     batch: int = 1
-    lr: float = 5e-4
-    weight_decay: float = 0.01
+    lr: float = 3e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.0
     clip: float | None = None
     noise: float = 1e-2
 
@@ -94,8 +96,16 @@ class Training:
         positive("lr", self.lr)
         for name in ("weight_decay", "noise"):
             positive(name, getattr(self, name), zero=True)
+        if positive("warmup", self.warmup, zero=True) >= 1:
+            raise ValueError(f"warmup must be below 1, a part of all steps; got {self.warmup}")
         if self.clip is not None:
             positive("clip", self.clip)
+
+    def rate(self, done: float) -> float:
+        """Learning rate when ``done``, from 0 to 1, of all steps are."""
+        if done < self.warmup:
+            return self.lr * done / self.warmup
+        return 0.5 * self.lr * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))
 
 
 @dataclass(frozen=True)
@@ -381,8 +391,7 @@ class _Fit:
             self.model.train()
             each = []  # losses of the steps from here on, left on the device
             for step in range(self.step, self.windows.steps):
-                done = self.epoch * self.windows.steps + step
-                lr = 0.5 * self.settings.lr * (1 + math.cos(math.pi * done / total))
+                lr = self.settings.rate((self.epoch * self.windows.steps + step) / total)
                 self.adam.param_groups[0]["lr"] = lr
                 inputs, targets = (x[:, rank::ranks] for x in self.windows.cut(step))
                 each.append(self._step(inputs, targets))
@@ -551,6 +560,8 @@ class _Fit:
             found = read_json(path) if path.exists() else {}
             if not isinstance(found, dict):
                 raise ValueError(f"{path} does not describe a run; it holds {found!r}")
+            if isinstance(found.get("settings"), dict):
+                found["settings"] = LATER | found["settings"]
             differing = [key for key in what if found.get(key) != what[key]]
             if differing:
                 key = differing[0]
@@ -581,8 +592,8 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> No
     with atomic(path) as temporary:
         content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         text = json.dumps(header)
-        claim_room(temporary, len(text) + sum(tensor.nbytes for tensor in content.values()))
-        save_file(content, temporary, {"run": text, "sha256": _checksum(text, content)})
+        # not save_file, which writes under a temporary name of its own, that stays when the process is killed
+        temporary.write_bytes(save(content, {"run": text, "sha256": _checksum(text, content)}))
 
 
 def _checksum(text: str, tensors: dict[str, Tensor]) -> str:

@@ -183,6 +183,24 @@ def test_cell_by_name_or_class_and_its_options():
     assert make("convgru", kernel_size=5).cells[0].conv_gates.weight.shape[-2:] == (5, 5)
 
 
+@pytest.mark.parametrize("dilation, width", [(1, 9), (2, 17), ((1, 2, 4, 1), 17)])
+def test_what_a_step_sees(cell, dilation, width):
+    """The cells of a frame on which the centre of the next one depends, of 21."""
+    torch.manual_seed(0)
+    model = Forecaster(cell, hidden=2, size=(1, 21), padding="zeros", dilation=dilation).double()
+    model.norms = torch.nn.ModuleList(Sum() for _ in model.norms)  # the norm sees the whole frame
+    x = random(1, 1, 1, 1, 21).requires_grad_()
+    model(x)[0, 0, 0, 0, 10].backward()
+    seen = x.grad.flatten().nonzero().flatten()
+    # the classical cells' gates see the state, which is 0 before the first frame
+    assert (seen.min(), seen.max()) == (10 - width // 2, 10 + width // 2)
+
+
+class Sum(torch.nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + y
+
+
 def test_float32_is_float64_rounded(cell):
     model, x = make(cell), random(2, 6, 1, 4, 6)
     expected = model(x, 3)
@@ -308,6 +326,10 @@ def test_from_reference_rejects(cell, padding, message):
         ({"size": (4, 0)}, ValueError, r"size\[1\] must be at least 1; got 0"),
         ({"size": (4.0, 4)}, TypeError, r"size\[0\] must be a whole number; got 4.0"),
         ({"kernel_size": 4}, ValueError, "kernel_size must be odd"),
+        ({"norm": "batch"}, ValueError, "norm must be one of plane, frame, channels; got 'batch'"),
+        ({"dilation": 0}, ValueError, "dilation must be at least 1; got 0"),
+        ({"dilation": (1, 2, 4)}, ValueError, r"dilation must be one number or one for each of the 4 layers"),
+        ({"dilation": 1.5}, TypeError, "dilation must be one number or one for each of the 4 layers; got 1.5"),
     ],
 )
 def test_rejects_settings(options, error, message):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from minconv import layers
 from minconv.fused import cpu_kernels
-from minconv.layers import PADDINGS, PaddedConv2d, ResidualNorm, on_frames, wrap
+from minconv.layers import PADDINGS, ChannelNorm, PaddedConv2d, ResidualNorm, on_frames, residual_norm_of, wrap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -267,6 +267,34 @@ def test_residual_norm_takes_weights_of_any_strides():
     torch.testing.assert_close(layers.residual_norm(1e-5, x, y, weight, bias), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("over, dims", [("frame", (2, 3, 4)), ("channels", (2,))])
+def test_channel_norm_takes_mean_and_variance_away(over, dims):
+    norm, (x, y) = ChannelNorm(3, over).double(), (frames(2, 4, 3, 5, 6, seed=seed) for seed in (1, 2))
+    z = norm(x, y)
+    torch.testing.assert_close(z.mean(dims), torch.zeros_like(z.mean(dims)), rtol=0, atol=1e-12)
+    before = (x + y).var(dims, correction=0)
+    torch.testing.assert_close(z.var(dims, correction=0), before / (before + norm.eps), rtol=0, atol=1e-12)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        norm.bias.copy_(torch.tensor([0.5, 0.0, -0.5]))
+    affine = z * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x, y), affine, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(norm, [tensor[:1, :2].requires_grad_() for tensor in (x, y)])
+    together = torch.vmap(norm)(torch.stack([x, y]), torch.stack([y, 2 * x]))
+    torch.testing.assert_close(together, torch.stack([norm(x, y), norm(y, 2 * x)]), rtol=0, atol=1e-12)
+
+
+def test_only_the_norm_over_the_plane_makes_all_channels_one_size():
+    x, y = frames(1, 1, 2, 6, 6) * torch.tensor([1.0, 10.0], dtype=torch.float64)[:, None, None], torch.zeros(1)
+    sizes = {
+        norm: residual_norm_of(norm, 2, (6, 6)).double()(x, y.double().expand_as(x)).std((-2, -1)).flatten().tolist()
+        for norm in ("plane", "frame")
+    }
+    small, large = x.std((-2, -1)).flatten().tolist()
+    assert sizes["plane"][1] / sizes["plane"][0] == pytest.approx(1, rel=1e-3)
+    assert sizes["frame"][1] / sizes["frame"][0] == pytest.approx(large / small, rel=1e-6)
+
+
 def test_no_frames():
     x = frames(0, 3, 4, 5)
     assert wrap((1, 1), x).shape == (0, 3, 6, 7)
@@ -328,6 +356,17 @@ def test_on_frames_is_the_layer_on_every_frame():
     layer, x = conv("circular"), frames(2, 3, 2, 4, 5)
     expected = torch.stack([layer(x[:, t]) for t in range(3)], 1)
     torch.testing.assert_close(on_frames(layer, x), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_a_dilated_kernel_is_a_larger_one_with_zeros_between(padding, dilation):
+    dilated, x = PaddedConv2d(2, 3, 3, padding, dilation).double(), frames(2, 2, 8, 6)
+    dense = PaddedConv2d(2, 3, 1 + 2 * dilation, padding).double()
+    with torch.no_grad():
+        dense.weight.zero_()[..., ::dilation, ::dilation] = dilated.weight
+        dense.bias.copy_(dilated.bias)
+    torch.testing.assert_close(dilated(x), dense(x), rtol=0, atol=1e-12)
 
 
 def test_says_what_it_is():

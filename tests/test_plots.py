@@ -45,6 +45,19 @@ def collected(models=MODELS, seeds=(1, 2, 3), samples=4, frames=51, context=20, 
     return metrics.collect(runs)
 
 
+def ablated() -> xr.DataArray:
+    """Closed-loop RMSE 0.1, 0.2, ... of three settings, two models and two seeds."""
+    values = np.arange(1.0, 13.0).reshape(3, 2, 2) / 10
+    coordinates = {"setting": ["all", "less", "more"], "model": ["convlstm", "minconvlstm"], "seed": [1, 2]}
+    return xr.DataArray(values, coordinates, ("setting", "model", "seed"), attrs={"units": UNITS})
+
+
+def responses() -> xr.DataArray:
+    rows, distances = ["truth", "published", "recipe"], np.arange(9)
+    values = np.exp(-np.outer([1, 3, 1.2], distances))
+    return xr.DataArray(values, {"setting": rows, "distance": distances}, ("setting", "distance"))
+
+
 def strip(rows=("truth", *MODELS), times=(5, 20, 21, 30, 40, 50)) -> xr.DataArray:
     x = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     wave = [np.sin(x[:, None] + time) * np.cos(2 * x) * (1 + 0.1 * row) for row in range(len(rows)) for time in times]
@@ -124,6 +137,8 @@ FIGURES = {
     "scan_floor": lambda: plots.scan_speed(scans(("logspace", "cpu", "copy"), forward=1e-5, training=3e-5)),
     "timing": lambda: plots.timing(timings()),
     "rmse_summary": lambda: plots.rmse_summary(metrics.summary(collected(blown="minconvgru"))),
+    "ablations": lambda: plots.ablations(ablated()),
+    "reach": lambda: plots.reach(responses(), ablated().assign_coords(reach=("setting", [14, 4, 9]))),
 }
 
 
@@ -144,7 +159,7 @@ def test_figure_is_drawn_and_labelled(name):
         assert (
             ax.get_ylabel()
             or (ax.get_shared_y_axes().joined(ax, fig.axes[0]) and not place.is_first_col())
-            or (name == "rmse_summary")
+            or (name in ("rmse_summary", "ablations"))
         )
     assert shape.nrows * shape.ncols == len(fig.axes)
 
@@ -196,6 +211,25 @@ def test_a_blown_up_rollout_is_marked():
     assert [line.get_xdata().tolist() for line in crosses] == [[39]]
     texts = [text.get_text() for ax in FIGURES["rmse_summary"]().axes for text in ax.texts]
     assert texts == ["not finite: 3 of 3"]
+
+
+def test_ablations_show_every_seed_and_the_mean_in_the_row_of_their_setting():
+    ax = FIGURES["ablations"]().axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["all", "less", "more"]
+    for row, setting in enumerate(ablated()):
+        drawn = [line for line in ax.lines if len(line.get_ydata()) and np.allclose(line.get_ydata(), row, atol=0.3)]
+        dots = sorted(x for line in drawn for x in line.get_xdata() if line.get_marker() != "|")
+        means = sorted(x for line in drawn for x in line.get_xdata() if line.get_marker() == "|")
+        assert set(setting.values.flatten()) <= set(dots)
+        np.testing.assert_allclose(means, setting.mean("seed"))
+
+
+def test_errors_by_reach_are_in_its_order():
+    left, right = FIGURES["reach"]().axes
+    line = next(line for line in right.lines if line.get_label() == "ConvLSTM")
+    np.testing.assert_allclose(line.get_xdata(), [4, 9, 14])
+    np.testing.assert_allclose(line.get_ydata(), ablated().sel(model="convlstm").mean("seed")[[1, 2, 0]])
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["Truth", "published", "recipe"]
 
 
 def test_quartiles_are_drawn_as_they_are():

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from minconv import presets
+from minconv import metrics, presets
 from minconv.cells import CELLS
 from minconv.presets import PROFILES, build_model, get_profile
+from minconv.train import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -17,17 +18,17 @@ def test_paper_has_the_published_settings():
     paper = PROFILES["paper"]
     assert paper.samples == (1000, 50, 200) and paper.frames == (50, 50, 51)
     assert paper.seeds == (1234, 1235, 1236, 1237, 1238) and paper.test_context == 20
-    published = paper.training["published"]
+    published = paper.settings["published"].training
     assert (published.context, published.horizon, published.epochs, published.batch) == (20, 5, 30, 1)
     assert (published.lr, published.weight_decay, published.noise, published.clip) == (5e-4, 0.01, 1e-2, None)
-    assert replace(published, context=5, horizon=10) in paper.training.values()
+    assert replace(published, context=5, horizon=10) in [setting.training for setting in paper.settings.values()]
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_profiles_are_sound(name):
     profile = get_profile(name)
     assert profile.name == name and len(set(profile.seeds)) == len(profile.seeds)
-    for setting in profile.training.values():
+    for setting in [setting.training for setting in (profile.settings | profile.ablations).values()]:
         assert setting.context + setting.horizon < min(profile.frames[:2]) and setting.batch <= profile.samples[0]
     assert profile.test_context < profile.frames[2]
     assert sorted(profile.timing_lengths) == list(profile.timing_lengths)
@@ -68,6 +69,14 @@ def test_models_have_about_the_same_size(cell):
     assert count == pytest.approx(175_000, rel=0.05)
 
 
+@pytest.mark.parametrize("options", [{"kernel_size": 5}, {"layers": 8}, {"layers": 2, "kernel_size": 5}])
+def test_other_shapes_have_other_channels(options):
+    for cell in CELLS:
+        count = sum(weight.numel() for weight in build_model(cell, 0, **options).parameters())
+        assert count == pytest.approx(175_000, rel=0.05)
+    assert build_model("convlstm", 0, hidden=7, **options).encoder.weight.shape[0] == 7
+
+
 def weights(cell: str, seed: int) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in build_model(cell, seed).parameters()])
 
@@ -98,17 +107,32 @@ def test_runs_cover_every_model_and_seed_once(gpu, monkeypatch):
     assert sorted(pairs) == sorted((cell, seed) for cell in CELLS for seed in profile.seeds)
     assert len(found) == (len(CELLS) if gpu else len(pairs))  # seeds train together on a GPU
     assert len({run.folder for run in found}) == len(found)
-    assert {run.settings for run in found} == {profile.training["published"]}
+    assert {run.settings for run in found} == {profile.settings["published"].training}
     with pytest.raises(ValueError, match=r"setting must be one of published.*'best'"):
         presets.runs(profile, "best")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_recipe_is_what_training_stands_for_and_ablations_change_one_thing(name):
+    profile = get_profile(name)
+    recipe = profile.settings["recipe"]
+    assert replace(recipe.training, epochs=30) == Training() == presets.RECIPE
+    short, *others = profile.ablations.values()
+    assert short.options == recipe.options == presets.SHAPE
+    assert replace(short.training, epochs=30) == Training()
+    for setting in others:
+        assert (setting.training == short.training) != (setting.options == short.options)
+        for cell in setting.cells:
+            count = sum(weight.numel() for weight in build_model(cell, 0, **setting.options).parameters())
+            assert count == pytest.approx(175_000, rel=0.05)
 
 
 @pytest.mark.slow
 def test_from_data_to_trained_models(monkeypatch, tmp_path):
     monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
     smoke = PROFILES["smoke"]
-    short = {"short": replace(smoke.training["published"], context=2, horizon=1, epochs=1)}
-    tiny = replace(smoke, name="tiny", samples=(2, 1, 2), frames=(5, 5, 6), training=short, seeds=(5,), test_context=3)
+    short = {"short": presets.Setting(replace(presets.PUBLISHED, context=2, horizon=1, epochs=1))}
+    tiny = replace(smoke, name="tiny", samples=(2, 1, 2), frames=(5, 5, 6), settings=short, seeds=(5,), test_context=3)
     data = presets.load_data(tiny, "cpu")
     assert {split: tuple(frames.shape) for split, frames in data.items()} == {
         "train": (2, 5, 1, 16, 16),
@@ -116,12 +140,15 @@ def test_from_data_to_trained_models(monkeypatch, tmp_path):
         "test": (2, 6, 1, 16, 16),
     }
     assert not torch.equal(data["train"][:, 0], data["test"][:, 0])
-    folders = presets.train_all(tiny, "cpu")["short"]
+    assert presets.load_long(replace(tiny, long=(1, 8)), "cpu").shape == (1, 8, 1, 16, 16)
+    folders = presets.train_all(tiny, device="cpu")["short"]
     found = list(presets.trained_models(tiny, "short", "cpu"))
     assert len(folders) == len(found) == len(CELLS)
     assert [(cell, seed) for cell, seed, _ in found] == [(cell, 5) for cell in presets.HIDDEN]
     for cell, seed, model in found:
         assert not model.training
         assert not torch.equal(weights(cell, seed), torch.cat([w.flatten() for w in model.parameters()]))
+    long = presets.evaluate_all(tiny, "short", "cpu", truth=data["test"][:1], measure=metrics.sample_errors)
+    assert dict(long.sizes) == {"model": 1 + len(CELLS), "seed": 1, "sample": 1}
     assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*") if path.is_file()} == {"data", "results"}
     assert not list(tmp_path.rglob(".*"))

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import test_studies
 import torch
 import xarray as xr
 from test_train import SETTINGS, interrupt, rows, run, stop_at, waves
@@ -36,7 +37,7 @@ TINY = replace(
     name="tiny",
     samples=(2, 1, 3),
     frames=(5, 5, 6),
-    training={"short": replace(SETTINGS, epochs=1)},
+    settings={"short": presets.Setting(replace(SETTINGS, epochs=1), cells=tuple(HIDDEN))},
     seeds=(5, 6),
     test_context=3,
 )
@@ -57,6 +58,15 @@ def errors(home: Path, into: Path) -> None:
         patch.setenv("MINCONV_HOME", str(home))
         patch.setattr(presets, "HIDDEN", HIDDEN)
         presets.evaluate_all(TINY, "short", "cpu").to_netcdf(into, engine="h5netcdf")
+
+
+def scores(home: Path, into: Path) -> None:
+    """Evaluates the models of a study trained under ``home``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINCONV_HOME", str(home))
+        study = test_studies.tiny()
+        data = study.split(test_studies.travelling_wave())
+        study.evaluate(data, "increments", "cpu").to_netcdf(into, engine="h5netcdf")
 
 
 def until(step: int, folder: Path, settings=TRAINING) -> None:
@@ -108,6 +118,7 @@ def job(*places: str) -> None:
     navier_stokes.generate(folder / "default.nc", **FLOW)
     navier_stokes.generate(folder / "flow.nc", **FLOW, batch=1)  # is there: kept
     errors(home, folder / f"errors {rank}.nc")
+    scores(home, folder / f"scores {rank}.nc")
 
 
 def dying(place: str, where: str) -> None:
@@ -127,15 +138,15 @@ def dying(place: str, where: str) -> None:
         raise KeyboardInterrupt
 
     if where == "last" and processes.rank() == 0:
-        save = train.save_file
+        write = Path.write_bytes
 
-        def half(content, path, metadata):
-            save(content, path, metadata)
-            if ".last-" in str(path) and (folder / "run" / "last.safetensors").exists():
-                os.truncate(path, os.path.getsize(path) // 2)
+        def half(path, content):
+            second = ".last-" in path.name and (folder / "run" / "last.safetensors").exists()
+            write(path, content[: len(content) // 2] if second else content)
+            if second:
                 die()
 
-        train.save_file = half
+        Path.write_bytes = half
     with pytest.MonkeyPatch.context() as patch:
         if processes.rank() == 1 and where == "step":
             stop_at(patch, 3, die)
@@ -170,7 +181,8 @@ def places(tmp_path_factory) -> dict[int, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINCONV_HOME", str(home))
         patch.setattr(presets, "HIDDEN", HIDDEN)
-        presets.train_all(TINY, "cpu")
+        presets.train_all(TINY, device="cpu")
+        test_studies.tiny().train(test_studies.tiny().split(test_studies.travelling_wave()), "cpu")
     for count in (2, 1, 4):
         place = folder / str(count)
         place.mkdir()
@@ -184,6 +196,7 @@ def places(tmp_path_factory) -> dict[int, Path]:
         navier_stokes.generate(place / "flow.nc", **FLOW, batch=1)
         navier_stokes.generate(place / "default.nc", **FLOW)
         errors(home, place / "errors 0.nc")
+        scores(home, place / "scores 0.nc")
         train_one(place / "moved", settings=LONG)
     torch.set_num_threads(threads)
     return {count: folder / str(count) for count in (1, 2, 4)} | {0: moving}
@@ -253,6 +266,15 @@ def test_every_process_has_the_errors_that_one_finds(places, count):
     assert expected.sizes["model"] == 1 + len(HIDDEN) and expected.sizes["seed"] == 2
     for rank in range(count):
         assert xr.load_dataset(places[count] / f"errors {rank}.nc", engine="h5netcdf").identical(expected)
+
+
+@pytest.mark.slow
+@several
+def test_every_process_has_a_studys_scores_that_one_finds(places, count):
+    expected = xr.load_dataset(places[1] / "scores 0.nc", engine="h5netcdf")
+    assert expected.sizes["model"] == 3 + 2 and expected.sizes["seed"] == 2
+    for rank in range(count):
+        assert xr.load_dataset(places[count] / f"scores {rank}.nc", engine="h5netcdf").identical(expected)
 
 
 @pytest.mark.slow

@@ -65,7 +65,8 @@ def test_studies_are_sound(name, profile):
 def test_paper_has_the_published_settings():
     study = studies.geopotential("paper")
     published = study.settings["published"]
-    assert published.training == Training(20, 4, 20, 1, 1e-3, 0.01, None, 0.0) and not published.increment
+    settings = {"context": 20, "horizon": 4, "epochs": 20, "batch": 1, "lr": 1e-3, "weight_decay": 0.01, "noise": 0.0}
+    assert published.training == Training(**settings, warmup=0.0, clip=None) and not published.increment
     assert published.seeds == (1234, 1235, 1236, 1237, 1238) and list(published.models) == list(COUNTS)
     assert set(published.models.values()) == {(cell, "cylinder") for cell in COUNTS}
     assert study.periods == {"train": ("1979", "2014"), "validation": ("2015", "2016"), "test": ("2017", "2018")}

@@ -23,7 +23,7 @@ from minconv.train import Run, Training, fit, fit_all, load_weights, read_log, r
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SETTINGS = Training(context=2, horizon=1, epochs=3, batch=2, lr=1e-2)
+SETTINGS = Training(context=2, horizon=1, epochs=3, batch=2, lr=1e-2, warmup=0.0)
 SAMPLES = 6  # three steps an epoch
 
 
@@ -126,7 +126,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, monkeypatch):
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from test_train import run, waves, fit, train, torch, Windows
+    from test_train import run, waves, fit, torch, Windows
 
     where, folder = sys.argv[1], Path(sys.argv[2])
     die = lambda: os.kill(os.getpid(), signal.SIGKILL)
@@ -136,15 +136,15 @@ KILLED = """
         cut, done = Windows.cut, iter(range(100))
         Windows.cut = lambda self, n: die() if next(done) == 4 else cut(self, n)
     else:
-        save = train.save_file
+        write = Path.write_bytes
 
-        def half(content, path, metadata):
-            save(content, path, metadata)
-            if f".{where}-" in str(path) and (folder / "last.safetensors").exists():
-                os.truncate(path, os.path.getsize(path) // 2)
+        def half(path, content):
+            second = f".{where}-" in path.name and (folder / "last.safetensors").exists()
+            write(path, content[: len(content) // 2] if second else content)
+            if second:
                 die()
 
-        train.save_file = half
+        Path.write_bytes = half
     fit(run(folder, (1, 2)), waves(), waves(3, seed=1), device="cpu")
 """
 
@@ -442,6 +442,25 @@ def test_other_data_in_the_folder_are_refused(tmp_path):
             fit(run(folder), *data, device="cpu")
 
 
+def test_the_learning_rate_rises_and_falls():
+    settings = Training(lr=2e-3, warmup=0.2)
+    assert [settings.rate(done) for done in (0, 0.1, 0.2, 1)] == pytest.approx([0, 1e-3, 2e-3, 0])
+    assert settings.rate(0.6) == pytest.approx(1e-3)  # half of the cosine
+    assert Training(lr=2e-3, warmup=0.0).rate(0) == 2e-3
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    """It does not name the settings that came later, which are those of today without them."""
+    settings = replace(SETTINGS, **train.LATER)
+    folder = train_one(tmp_path / "run", settings=settings)
+    about = json.loads((folder / "run.json").read_text())
+    about["settings"] = {name: value for name, value in about["settings"].items() if name not in train.LATER}
+    (folder / "run.json").write_text(json.dumps(about))
+    assert train_one(folder, settings=settings) == folder
+    with pytest.raises(ValueError, match="holds another run: its settings is"):
+        train_one(folder, settings=replace(settings, warmup=0.5))
+
+
 def test_a_folder_without_a_checkpoint_takes_a_corrected_run(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 1, interrupt)
@@ -553,6 +572,7 @@ def test_two_processes_under_torchrun_are_one(tmp_path):
         ({"weight_decay": -0.1}, ValueError, "weight_decay must be at least 0 and finite; got -0.1"),
         ({"noise": math.nan}, ValueError, "noise must be at least 0 and finite; got nan"),
         ({"clip": 0}, ValueError, "clip must be above 0 and finite; got 0"),
+        ({"warmup": 1}, ValueError, "warmup must be below 1, a part of all steps; got 1"),
     ],
 )
 def test_settings_rejected(options, error, message):
