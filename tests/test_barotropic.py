@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from numpy.polynomial import Legendre, Polynomial
 
+from minconv.data import seals
 from minconv.data.barotropic import (
     DAY,
     RADIUS,
@@ -480,6 +481,7 @@ def test_altered_truncated_and_foreign_files_are_refused(two_years, tmp_path):
     altered[100, 3, 4] += 1
     for write in (
         lambda: wrong.write_bytes(whole[: len(whole) // 2]),
+        lambda: wrong.write_bytes(whole[: -seals.SIZE]),
         lambda: wrong.write_text("not NetCDF"),
         lambda: xr.Dataset({"t": ("x", [1.0])}).to_netcdf(wrong, engine="h5netcdf"),
         lambda: altered.to_netcdf(wrong, engine="h5netcdf"),
@@ -502,6 +504,25 @@ def test_a_seed_is_a_series(two_years, tmp_path):
     np.testing.assert_allclose(daily, z[::4], rtol=1e-6)
     other = load(generate(tmp_path / "other.nc", 1979, 1979, hours=24, seed=1, settings=settings)).values
     assert weighted(other - daily) > 0.5 * weighted(daily - daily.mean(0))
+
+
+def test_one_thread_computes_whatever_the_caller_has(tmp_path, monkeypatch):
+    settings, advance, seen = Settings(**SMALL), Barotropic.advance, set()
+
+    def noting(*arguments):
+        seen.add(torch.get_num_threads())
+        return advance(*arguments)
+
+    monkeypatch.setattr(Barotropic, "advance", noting)
+    torch.set_num_threads(2)
+    try:
+        generate(tmp_path / "z.nc", 1979, 1979, hours=24, settings=settings)
+        assert seen == {1} and torch.get_num_threads() == 2
+        with pytest.raises(ValueError, match="other parameters"):
+            generate(tmp_path / "z.nc", 1979, 1980, hours=24, settings=settings)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_a_flow_too_fast_for_its_step_says_so_and_leaves_no_file(tmp_path):

@@ -17,7 +17,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minconv.data import gridded, records
+from minconv.data import gridded, records, seals
 from minconv.data.gridded import (
     WEATHERBENCH2,
     area_weights,
@@ -365,11 +365,13 @@ def test_a_whole_cache_is_kept_and_another_request_refused(store, tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "another file"])
+@pytest.mark.parametrize("damage", ["truncated", "without its seal", "altered", "another file"])
 def test_a_damaged_cache_is_refused_and_left_alone(store, tmp_path, damage):
     path = weatherbench2(store, tmp_path / "z.nc", years=(1978, 1978))
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "without its seal":
+        path.write_bytes(path.read_bytes()[: -seals.SIZE])
     elif damage == "altered":
         alter(path)
     else:

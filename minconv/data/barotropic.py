@@ -17,6 +17,8 @@ harmonics have mean square 1, so that ``[..., 0, 0, 0]`` is the global mean.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -341,7 +343,19 @@ class Stirring:
         return other
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The model's matrices are small: a second thread gains little, and beside other work they wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @torch.no_grad()
+@_one_thread()
 def generate(
     path: str | Path,
     start: str | int = "1979",

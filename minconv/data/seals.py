@@ -6,7 +6,10 @@ broken seal is seen before HDF5 is asked.
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+
+import xarray as xr
 
 ABOUT = "SHA-256 of all bytes before, at the end of this file"
 MARK = b"\nminconv sha256 "
@@ -24,7 +27,17 @@ def seal(path: str | Path) -> None:
         file.write(MARK + digest.encode())
 
 
-def sealed(path: str | Path) -> bool:
+def opened(path: str | Path, read: Callable[[str | Path], xr.Dataset]) -> xr.Dataset:
+    """``read(path)``, after its seal was checked; raises ValueError where that is broken, or told of and missing."""
+    sealed = _sealed(path)  # before HDF5 reads what is damaged
+    dataset = read(path)
+    if "seal" in dataset.attrs and not sealed:
+        dataset.close()
+        raise ValueError("the seal at its end is missing")
+    return dataset
+
+
+def _sealed(path: str | Path) -> bool:
     """Whether a file ends with a seal; raises ValueError where it does and other bytes were sealed."""
     left = Path(path).stat().st_size - SIZE
     with open(path, "rb") as file:
