@@ -339,6 +339,7 @@ class _Fit:
             )
         self.validation = fixed_windows(validation, length + 1)
         self.folder = Path(run.folder)
+        self.alone_on_cpu = fabric.world_size == 1 and fabric.device.type == "cpu"
         models = [run.build(seed) for seed in self.seeds]
         if fabric.is_global_zero:
             if _epochs_done(run) < self.settings.epochs:
@@ -397,6 +398,8 @@ class _Fit:
                 each.append(self._step(inputs, targets))
                 self.losses += each[-1]
                 self.step, self.seconds = step + 1, time.perf_counter() - started
+                if self.alone_on_cpu and not each[-1].isfinite().all():
+                    break  # at once; a GPU, or other processes, would have to be waited for at every step
                 if self.step < self.windows.steps:
                     yield ""
             self._end_epoch(lr, self.losses / self.windows.steps, each, started)
@@ -440,6 +443,7 @@ class _Fit:
         validation = self._validate()
         train_losses = self.fabric.all_reduce(train_losses, reduce_op="mean")
         seconds = time.perf_counter() - started
+        done = self.step
         self.epoch += 1
         self.step, self.seconds = 0, 0.0
         self.losses.zero_()
@@ -447,7 +451,7 @@ class _Fit:
             if not all(map(math.isfinite, losses)):
                 raise FloatingPointError(
                     f"the loss of seed {seed} became {losses} in epoch {self.epoch} of {self.folder}; "
-                    f"{self._first_lost(self.seeds.index(seed), each)}; its last checkpoint is of epoch "
+                    f"{self._first_lost(self.seeds.index(seed), each, done)}; its last checkpoint is of epoch "
                     f"{self.epoch - 1}" + f", {self.last}" * self.last.exists() + ". Try a lower lr or clip=1.0"
                 )
             self.log.append(dict(zip(LOG_COLUMNS, (self.epoch, seed, lr, *losses, seconds), strict=True)))
@@ -459,12 +463,12 @@ class _Fit:
             self._save()
         self.fabric.barrier()
 
-    def _first_lost(self, row: int, each: list[Tensor]) -> str:
-        """In words, the first step of the epoch whose loss was not finite for a seed, and its batch."""
+    def _first_lost(self, row: int, each: list[Tensor], done: int) -> str:
+        """In words, the first step of the epoch whose loss was not finite for a seed, and its batch; of ``done``."""
         found = self.fabric.all_reduce(torch.stack(each), reduce_op="mean")[:, row].isfinite().tolist()
         if all(found):
             return "not in training but in validation"
-        step, batch = self.windows.steps - len(found) + found.index(False), self.windows.batch
+        step, batch = done - len(found) + found.index(False), self.windows.batch
         chosen = self.windows.order[row, step * batch : (step + 1) * batch].tolist()
         return f"first at step {step + 1} of {self.windows.steps}, with trajectories {', '.join(map(str, chosen))}"
 

@@ -760,11 +760,12 @@ def test_a_loss_that_turns_non_finite_says_where(tmp_path):
     bad, good = (
         Run(build, (4,), tmp_path / name, Training(context=2, horizon=0, epochs=2, batch=2)) for name in ("bad", "good")
     )
-    batch = []
+    batch, steps, cut = [], [], Windows.cut
 
-    def spoil(windows: Windows) -> None:  # the third step's batch
-        batch.extend(windows.order[0, 4:].tolist())
+    def spoil(windows: Windows) -> None:  # the second step's batch
+        batch.extend(windows.order[0, 2:4].tolist())
         windows.trajectories[batch] = inf
+        windows.cut = lambda step: steps.append(step) or cut(windows, step)
 
     def interrupt(windows: Windows) -> None:
         raise KeyboardInterrupt
@@ -772,7 +773,8 @@ def test_a_loss_that_turns_non_finite_says_where(tmp_path):
     with pytest.raises(FloatingPointError) as told:
         until_the_second_epoch(bad, frames, spoil)
     message = str(told.value)
-    assert "seed 4" in message and "step 3 of 3" in message and "epoch 2" in message
+    assert "seed 4" in message and "step 2 of 3" in message and "epoch 2" in message
+    assert steps == [0, 1]  # it stopped there
     assert f"trajectories {batch[0]}, {batch[1]}" in message
     assert str(bad.folder / "last.safetensors") in message and "epoch 1" in message
     with pytest.raises(KeyboardInterrupt):
