@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import xarray as xr
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from minconv import processes
 from minconv.cells import Cell, cell_class
@@ -23,7 +24,7 @@ from minconv.data import navier_stokes
 from minconv.device import pick_device
 from minconv.errors import choice
 from minconv.forecaster import Forecaster
-from minconv.metrics import ModelSeed, collect, evaluate, persistence, rollout
+from minconv.metrics import ModelSeed, collect, evaluate, influence, persistence, rollout
 from minconv.seeds import generator
 from minconv.train import Run, Training, fit_all, load_weights, restore
 
@@ -35,6 +36,7 @@ PUBLISHED = Training(lr=5e-4, warmup=0.0, weight_decay=0.01)
 NO_DECAY = replace(PUBLISHED, weight_decay=0.0)
 RECIPE = Training()
 SHAPE = {"layers": 6, "dilation": (1, 2, 4, 1, 2, 4), "norm": "frame"}  # of the recipe's models
+GRID = 16  # cells of a frame in each direction
 SPLITS = ("train", "validation", "test")
 UNITS = "1 / unit time"  # of vorticity
 
@@ -314,3 +316,31 @@ def evaluate_all(
         return (name, seed), measure(forecast, truth, context, units=UNITS)
 
     return collect(processes.each(errors, models))
+
+
+def flow_influence(samples: int = 4, time: float = 30.0) -> Tensor:
+    """``metrics.influence`` of the flow itself, by the solver from developed states: [9]."""
+    forcing = navier_stokes.forcing().double()
+    start = navier_stokes.initial_vorticity(samples, seed=len(SPLITS) + 1).double()
+    developed = navier_stokes.solve(start, [time], forcing=forcing)[:, 0]
+
+    def step(fields: Tensor) -> Tensor:
+        later = navier_stokes.solve(fields, [1.0], forcing=forcing)
+        return avg_pool2d(later, later.shape[-1] // GRID)[:, 0]
+
+    return influence(step, developed, GRID)
+
+
+def model_influence(profile: Profile, setting: str, cell: str, device: str = "auto") -> Tensor:
+    """``metrics.influence`` of a setting's models of one cell after 30 test frames, in the mean over seeds: [9]."""
+    frames = load_data(profile, device)["test"][:4, :31]
+
+    def of(model: Forecaster) -> Tensor:
+        with torch.no_grad():
+            _, states = model.advance(frames[:, :-1])
+        return influence(
+            lambda fields: model.advance(fields[:, None, None], states)[0][:, 0, 0], frames[:, -1, 0], GRID
+        )
+
+    found = [of(model) for name, _, model in trained_models(profile, setting, device) if name == cell]
+    return torch.stack(found).square().mean(0).sqrt().cpu()

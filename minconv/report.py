@@ -90,7 +90,7 @@ def table(content: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
         ]
     except KeyError as error:
         raise ValueError(f"results and benchmark must hold {error}; run notebooks 04 and 05 again") from error
-    return _markdown([header, [":--", *["--:"] * (len(header) - 1)], *rows], notes)
+    return markdown_table(header, rows, notes=notes)
 
 
 def findings(content: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
@@ -227,7 +227,7 @@ def weather_table(content: Mapping[str, Any]) -> str:
         raise ValueError(f"results must hold {error}; run notebooks 06 and 07 again") from error
     blank = [""] * len(content["baselines"])  # what is a baseline itself is ahead of none
     rows = [line if "ahead" in row else line + blank for line, row in zip(rows, content["rows"], strict=True)]
-    return _markdown([header, [":--", ":--", *["--:"] * (len(header) - 2)], *rows], notes)
+    return markdown_table(header, rows, words=2, notes=notes)
 
 
 def updated(readme: str, regions: Mapping[str, str]) -> str:
@@ -289,12 +289,18 @@ def _named(*paths: Path) -> Iterator[None]:
         raise ValueError(f"{' and '.join(map(str, paths))}: {kind}{error}") from error
 
 
-def _markdown(lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    """A table, its head and alignment first, and notes below it; raises ValueError where a row would not fit."""
-    for line in lines:
-        if len(line) != len(lines[0]) or any("|" in cell or "\n" in cell for cell in line):
-            raise ValueError(f"rows must have {len(lines[0])} cells without | or line breaks; got {line}")
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "; ".join(notes) + "."])
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1, notes: Sequence[str] = ()
+) -> str:
+    """A table in Markdown with notes below it; ``words`` columns hold words, the others numbers.
+
+    Raises ValueError where a row does not fit the header, or a cell would break the table.
+    """
+    for line in (header, *rows):
+        if len(line) != len(header) or any("|" in cell or "\n" in cell for cell in line):
+            raise ValueError(f"rows must have {len(header)} cells without | or line breaks; got {line}")
+    lines = [header, [*[":--"] * words, *["--:"] * (len(header) - words)], *rows]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(["", "; ".join(notes) + "."] if notes else [])])
 
 
 def _row(values: xr.DataArray) -> list[float | None]:

@@ -127,6 +127,12 @@ def test_the_recipe_is_what_training_stands_for_and_ablations_change_one_thing(n
             assert count == pytest.approx(175_000, rel=0.05)
 
 
+def test_the_flow_answers_nearby_first():
+    found = presets.flow_influence(samples=1, time=1.0)
+    assert found.shape == (9,) and found.argmax() == 0 and (found > 0).all()
+    assert found[0] > 10 * found[8]
+
+
 @pytest.mark.slow
 def test_from_data_to_trained_models(monkeypatch, tmp_path):
     monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
@@ -150,5 +156,6 @@ def test_from_data_to_trained_models(monkeypatch, tmp_path):
         assert not torch.equal(weights(cell, seed), torch.cat([w.flatten() for w in model.parameters()]))
     long = presets.evaluate_all(tiny, "short", "cpu", truth=data["test"][:1], measure=metrics.sample_errors)
     assert dict(long.sizes) == {"model": 1 + len(CELLS), "seed": 1, "sample": 1}
+    assert (presets.model_influence(tiny, "short", "convlstm", "cpu") > 0).all()
     assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*") if path.is_file()} == {"data", "results"}
     assert not list(tmp_path.rglob(".*"))
