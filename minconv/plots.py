@@ -44,6 +44,7 @@ def _line(label: str, color: str, marker: str, linestyle: Any = "-") -> dict[str
     return {"label": label, "color": color, "marker": marker, "linestyle": linestyle}
 
 
+LINEAR = ("correlation", "variance_ratio", "mean")  # variables on linear axes; errors are on logarithmic ones
 STYLE = {
     "convgru": _line("ConvGRU", SKY, "v", (0, (1, 1))),
     "convlstm": _line("ConvLSTM", BLUE, "s", (0, (4, 1, 1, 1))),
@@ -410,7 +411,7 @@ def error_curves(dataset: xr.Dataset, variables: Sequence[str] = ("rmse", "corre
     for ax, name in zip(axes[0], variables, strict=True):
         lines_by(ax, dataset[name], "model", "time", STYLE)
         ax.set(xlabel=axis_label(dataset.time, "time"), ylabel=axis_label(dataset[name], name))
-        if name != "correlation":
+        if name not in LINEAR:
             ax.set_yscale("log")
             _label_decades(ax.yaxis)
         _mark_closed_loop(ax, dataset.attrs["context"] + 0.5)
