@@ -160,7 +160,7 @@ def _holder(path: Path) -> str:
 def claim_room(path: Path, size: int) -> None:
     """Raises OSError unless ``size`` bytes, and some more, can be written to ``path``, of which it leaves nothing.
 
-    For writers that do not say what is wrong where a disk is full: safetensors names no file, HDF5 crashes.
+    For HDF5, which crashes where a disk is full.
     """
     if hasattr(os, "posix_fallocate"):
         with open(path, "rb+") as file:
