@@ -69,6 +69,12 @@ BACKENDS = {
     "triton": _line("fused, GPU", ORANGE, "D"),
     "copy": _line("copying as many bytes", "0.5", ""),
 }
+REACHES = {
+    "truth": STYLE["truth"],
+    "published": _line("published", PURPLE, "s", (0, (4, 1, 1, 1))),
+    "no weight decay": _line("no weight decay", SKY, "v", (0, (4, 2))),
+    "recipe": _line("recipe", VERMILION, "o"),
+}
 SCHEMES = (
     _line("", VERMILION, "o"),
     _line("", BLUE, "s", (0, (4, 1, 1, 1))),
@@ -509,14 +515,6 @@ def ablations(errors: xr.DataArray) -> Figure:
     ax.grid(axis="y", visible=False)
     legend_above(fig, ax)
     return fig
-
-
-REACHES = {
-    "truth": STYLE["truth"],
-    "published": _line("published", PURPLE, "s", (0, (4, 1, 1, 1))),
-    "no weight decay": _line("no weight decay", SKY, "v", (0, (4, 2))),
-    "recipe": _line("recipe", VERMILION, "o"),
-}
 
 
 def reach(influence: xr.DataArray, errors: xr.DataArray) -> Figure:
