@@ -32,9 +32,10 @@ SIZE = 175_000  # parameters of every model, about
 # hidden channels that come to it in models of the published shape
 HIDDEN = {"convgru": 28, "convlstm": 25, "minconvgru": 49, "minconvlstm": 40, "minconvexplstm": 40}
 
-PUBLISHED = Training(lr=5e-4, warmup=0.0, weight_decay=0.01)
+PUBLISHED = Training(optimizer="adam", lr=5e-4, warmup=0.0, weight_decay=0.01)
 NO_DECAY = replace(PUBLISHED, weight_decay=0.0)
 RECIPE = Training()
+ADAM = replace(RECIPE, optimizer="adam")
 SHAPE = {"layers": 6, "dilation": (1, 2, 4, 1, 2, 4), "norm": "frame"}  # of the recipe's models
 GRID = 16  # cells of a frame in each direction
 SPLITS = ("train", "validation", "test")
@@ -68,6 +69,7 @@ class Profile:
         long: number and frames of the trajectories that show whether a rollout stays stable.
         settings: by name; the first is what the paper's claims are checked with.
         ablations: more of them, by name: what the recipe is made of, one thing changed in each.
+        longer: the recipe for the minimal cells, about as long as ConvLSTM takes for its epochs.
         seeds: of the models.
         timing_lengths: sequence lengths T of the timing notebook.
         timing_repeats: interleaved repeats, whose median counts.
@@ -83,6 +85,11 @@ class Profile:
     test_context: int = 20
     long: tuple[int, int] = (16, 221)
     ablations: dict[str, Setting] = field(default_factory=dict)
+    longer: dict[str, Setting] = field(default_factory=dict)
+
+    @property
+    def all_settings(self) -> dict[str, Setting]:
+        return self.settings | self.ablations | self.longer
 
     @property
     def folder(self) -> Path:
@@ -98,6 +105,7 @@ def _settings(epochs: int) -> dict[str, Setting]:
     return {
         "published": Setting(replace(PUBLISHED, epochs=epochs)),
         "no weight decay": Setting(replace(NO_DECAY, epochs=epochs)),
+        "recipe with Adam": Setting(replace(ADAM, epochs=epochs), SHAPE),
         "recipe": Setting(replace(RECIPE, epochs=epochs), SHAPE),
     }
 
@@ -107,8 +115,9 @@ def _ablations(epochs: int, names: Sequence[str] = ()) -> dict[str, Setting]:
     recipe, pair = replace(RECIPE, epochs=epochs), ("convlstm", "minconvlstm")
     training = {
         "recipe, short": recipe,
-        "weight decay": replace(recipe, weight_decay=PUBLISHED.weight_decay),
-        "learning rate of 5e-4": replace(recipe, lr=PUBLISHED.lr, warmup=0.0),
+        "Adam": replace(recipe, optimizer="adam"),
+        "weight decay of 0.1": replace(recipe, weight_decay=0.1),
+        "learning rate of 1e-3": replace(recipe, lr=1e-3),
         "10 closed-loop frames": replace(recipe, context=15, horizon=10),
     }
     options = {
@@ -125,13 +134,19 @@ def _ablations(epochs: int, names: Sequence[str] = ()) -> dict[str, Setting]:
     return {name: changed[name] for name in names or changed}
 
 
+def _longer(epochs: int) -> dict[str, Setting]:
+    minimal = tuple(cell for cell in HIDDEN if cell.startswith("min"))
+    return {f"recipe, {epochs} epochs": Setting(replace(RECIPE, epochs=epochs), SHAPE, minimal)}
+
+
 PROFILES = {
     "smoke": Profile(
         name="smoke",
         samples=(4, 4, 4),
         long=(2, 61),
         settings=_settings(epochs=2),
-        ablations=_ablations(1, ("recipe, short", "weight decay", "4 layers, no dilation")),
+        ablations=_ablations(1, ("recipe, short", "Adam", "4 layers, no dilation")),
+        longer=_longer(3),
         seeds=(1234, 1235),
         timing_lengths=(4, 8, 16),
         timing_repeats=3,
@@ -141,6 +156,7 @@ PROFILES = {
         samples=(64, 16, 32),
         settings=_settings(epochs=20),
         ablations=_ablations(4),
+        longer=_longer(27),
         seeds=(1234, 1235, 1236),
         timing_lengths=(8, 32, 128, 512),
         timing_repeats=5,
@@ -150,6 +166,7 @@ PROFILES = {
         samples=(1000, 50, 200),
         settings=_settings(epochs=30) | {"published, short": Setting(replace(PUBLISHED, context=5, horizon=10))},
         ablations=_ablations(4),
+        longer=_longer(40),
         seeds=(1234, 1235, 1236, 1237, 1238),
         timing_lengths=(8, 16, 32, 64, 128, 256, 512, 1024),
         timing_repeats=11,
@@ -258,8 +275,8 @@ def trained(runs: list[Run], device: str = "auto") -> Iterator[tuple[str, int, F
 
 
 def runs(profile: Profile, setting: str, device: str = "auto") -> list[Run]:
-    """Every model and seed to train for one of the profile's settings; see ``runs_of``."""
-    found = (profile.settings | profile.ablations)[choice("setting", setting, profile.settings | profile.ablations)]
+    """Every model and seed to train for one of all the profile's settings; see ``runs_of``."""
+    found = profile.all_settings[choice("setting", setting, profile.all_settings)]
     builds = {cell: partial(build_model, cell, **found.options) for cell in found.cells}
     return runs_of(builds, profile.seeds, found.training, profile.folder / "runs" / setting, device)
 
@@ -268,7 +285,7 @@ def train_all(profile: Profile, settings: Iterable[str] | None = None, device: s
     """Trains every model and seed of some settings, or what is left of it; the folders of the runs by setting.
 
     Args:
-        settings: by default the profile's, without its ablations.
+        settings: by default the profile's, without its ablations and longer trainings.
     """
     data = load_data(profile, device)
     wanted = {name: runs(profile, name, device) for name in (profile.settings if settings is None else settings)}

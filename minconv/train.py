@@ -3,7 +3,7 @@
 A run is one or more seeds of one model, in a folder of its own:
 
     run.json                what it is: settings, seeds, model, data, versions, hardware, git revision
-    last.safetensors        weights, Adam's moments and best weights of all seeds, stacked; epoch and log in its header
+    last.safetensors        weights, moments of the optimizers, best weights of all seeds, stacked; epoch, log in header
     previous.safetensors    the checkpoint before, until the run is finished, in case the last is damaged
     best.safetensors        each seed's weights at its lowest validation loss
     log.csv                 epoch, seed, learning rate, losses, seconds
@@ -52,6 +52,7 @@ from minconv.files import (
     remove_temporaries,
     write_json,
 )
+from minconv.muon import Muon
 from minconv.progress import progress
 from minconv.provenance import provenance
 from minconv.signals import deferred
@@ -61,7 +62,8 @@ LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safeten
 LOCK = ".lock"
 WORTH_PROCESSES = 500  # steps: to start a process takes as long as some 50
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-LATER = {"warmup": 0.0}  # settings that runs of earlier versions do not name, and what they had
+LATER = {"warmup": 0.0, "optimizer": "adam"}  # settings that runs of earlier versions do not name, and what they had
+MOMENTS = {"muon": ("momentum",), "adam": ("step", "exp_avg", "exp_avg_sq")}  # state of each optimizer, by weight
 LOG_COLUMNS = ("epoch", "seed", "lr", "train_loss", "validation_loss", "seconds")
 
 
@@ -73,9 +75,10 @@ class Training:
         context: teacher-forced frames of a window.
         horizon: closed-loop steps after them; the loss is the mean square error over all context + horizon predictions.
         epochs, batch: passes over the trajectories, windows a step.
-        lr: Adam's learning rate, falling to 0 with the cosine of the step.
+        optimizer: ``adam``, or ``muon`` for the kernels of convolutions wider than one cell and Adam for all else.
+        lr: learning rate, falling to 0 with the cosine of the step.
         warmup: part of all steps in which it rises to that first, linearly.
-        weight_decay: Adam's L2 term.
+        weight_decay: Adam's L2 term; with ``muon`` of its kernels alone, and decoupled from the gradient.
         clip: largest norm of the gradient, or None.
         noise: standard deviation of the noise on the inputs while training.
     """
@@ -84,6 +87,7 @@ class Training:
     horizon: int = 5
     epochs: int = 30
     batch: int = 1
+    optimizer: str = "muon"
     lr: float = 3e-3
     warmup: float = 0.1
     weight_decay: float = 0.0
@@ -93,6 +97,7 @@ class Training:
     def __post_init__(self) -> None:
         for name, least in (("context", 1), ("horizon", 0), ("epochs", 1), ("batch", 1)):
             whole(name, getattr(self, name), least)
+        choice("optimizer", self.optimizer, MOMENTS)
         positive("lr", self.lr)
         for name in ("weight_decay", "noise"):
             positive(name, getattr(self, name), zero=True)
@@ -357,10 +362,8 @@ class _Fit:
         if self.done:
             return
         self.ensemble = Ensemble(models).to(fabric.device, dtype)
-        self.adam = torch.optim.Adam(
-            self.ensemble.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
-        )
-        self.model, self.optimizer = fabric.setup(self.ensemble, self.adam)
+        self.optimizers = self._optimizers()
+        self.model = fabric.setup_module(self.ensemble)
         self.losses = torch.zeros(len(self.seeds), device=fabric.device, dtype=dtype)  # summed over the epoch's steps
         self._load(tensors)
         self.best_loss = self._best_losses()
@@ -371,6 +374,22 @@ class _Fit:
         if fabric.is_global_zero:
             for path in (self.last, self.folder / BEST):
                 self._set_aside_if_damaged(path)
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By name, each with its share of the weights."""
+        settings = self.settings
+        if settings.optimizer == "adam":
+            weights = self.ensemble.parameters()
+            return {"adam": torch.optim.Adam(weights, settings.lr, weight_decay=settings.weight_decay, fused=True)}
+        kernels, others = [], []
+        for weight in self.ensemble.parameters():
+            shape = self.ensemble.stacked(weight).shape[1:]
+            (kernels if len(shape) == 4 and shape[2:].numel() > 1 else others).append(weight)
+        made = {
+            "muon": kernels and Muon(kernels, settings.lr, settings.weight_decay),
+            "adam": others and torch.optim.Adam(others, settings.lr, fused=True),
+        }
+        return {name: optimizer for name, optimizer in made.items() if optimizer}
 
     @property
     def last(self) -> Path:
@@ -393,7 +412,8 @@ class _Fit:
             each = []  # losses of the steps from here on, left on the device
             for step in range(self.step, self.windows.steps):
                 lr = self.settings.rate((self.epoch * self.windows.steps + step) / total)
-                self.adam.param_groups[0]["lr"] = lr
+                for optimizer in self.optimizers.values():
+                    optimizer.param_groups[0]["lr"] = lr
                 inputs, targets = (x[:, rank::ranks] for x in self.windows.cut(step))
                 each.append(self._step(inputs, targets))
                 self.losses += each[-1]
@@ -406,13 +426,14 @@ class _Fit:
             yield f"validation loss {self.log[-1]['validation_loss']:.2e}"
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One step of Adam for all seeds; returns their losses [S]."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """One step for all seeds; returns their losses [S]."""
+        self.ensemble.zero_grad()
         losses = self._losses(inputs, targets)
         self.fabric.backward(losses.sum())  # each seed's weights see its own loss only
         if self.settings.clip is not None:
             self._clip()
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         return losses.detach()
 
     def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -507,10 +528,13 @@ class _Fit:
         return {f"model/{name}": self.ensemble.stacked(weight.detach()).clone() for name, weight in named}
 
     def _moments(self) -> dict[str, Tensor]:
-        """Adam's state, by parameter."""
-        named = self.ensemble.model.named_parameters()
-        state = self.adam.state
-        return {f"adam/{key}/{name}": value for name, weight in named for key, value in state[weight].items()}
+        """The optimizers' state, by optimizer and parameter."""
+        return {
+            f"{kind}/{key}/{name}": value
+            for name, weight in self.ensemble.model.named_parameters()
+            for kind, optimizer in self.optimizers.items()
+            for key, value in optimizer.state.get(weight, {}).items()
+        }
 
     @torch.no_grad()
     def _load(self, tensors: dict[str, Tensor]) -> None:
@@ -519,10 +543,13 @@ class _Fit:
         try:
             for name, weight in self.ensemble.model.named_parameters():
                 self.ensemble.stacked(weight).copy_(tensors[f"model/{name}"])
-                moments = {"step": tensors[f"adam/step/{name}"].to(weight.device)}
-                for key in ("exp_avg", "exp_avg_sq"):  # laid out as the weight: the optimizer goes along both at once
-                    moments[key] = torch.empty_like(weight).copy_(tensors[f"adam/{key}/{name}"])
-                self.adam.state[weight] = moments
+            names = {weight: name for name, weight in self.ensemble.model.named_parameters()}
+            for kind, optimizer in self.optimizers.items():
+                for weight in optimizer.param_groups[0]["params"]:
+                    for key in MOMENTS[kind]:
+                        value = tensors[f"{kind}/{key}/{names[weight]}"].to(weight.device)
+                        # laid out as the weight: the optimizer goes along both at once
+                        optimizer.state[weight][key] = torch.empty_like(weight).copy_(value) if value.dim() else value
             if self.step:
                 self.losses.copy_(tensors["losses"])
         except (KeyError, RuntimeError) as error:

@@ -28,7 +28,7 @@ def test_paper_has_the_published_settings():
 def test_profiles_are_sound(name):
     profile = get_profile(name)
     assert profile.name == name and len(set(profile.seeds)) == len(profile.seeds)
-    for setting in [setting.training for setting in (profile.settings | profile.ablations).values()]:
+    for setting in [setting.training for setting in profile.all_settings.values()]:
         assert setting.context + setting.horizon < min(profile.frames[:2]) and setting.batch <= profile.samples[0]
     assert profile.test_context < profile.frames[2]
     assert sorted(profile.timing_lengths) == list(profile.timing_lengths)
@@ -120,6 +120,11 @@ def test_the_recipe_is_what_training_stands_for_and_ablations_change_one_thing(n
     short, *others = profile.ablations.values()
     assert short.options == recipe.options == presets.SHAPE
     assert replace(short.training, epochs=30) == Training()
+    adam = profile.settings["recipe with Adam"]
+    assert replace(adam.training, optimizer="muon") == recipe.training and adam.options == recipe.options
+    for longer in profile.longer.values():
+        assert replace(longer.training, epochs=30) == Training() and longer.options == recipe.options
+        assert longer.training.epochs > recipe.training.epochs
     for setting in others:
         assert (setting.training == short.training) != (setting.options == short.options)
         for cell in setting.cells:

@@ -18,6 +18,7 @@ from torch.nn.functional import mse_loss
 
 from minconv import Forecaster, train
 from minconv.data.windows import Windows, fixed_windows
+from minconv.muon import Muon
 from minconv.seeds import generator
 from minconv.train import Run, Training, fit, fit_all, load_weights, read_log, restore
 
@@ -174,14 +175,22 @@ def run_script(command: list[str], **environment: str) -> subprocess.CompletedPr
 # What a step does
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("cell", ["convlstm", "minconvgru"])
-def test_is_a_plain_loop_with_torchs_adam_and_a_cosine(tmp_path, weight_decay, cell):
-    settings = replace(SETTINGS, weight_decay=weight_decay)
+def test_is_a_plain_loop_with_an_optimizer_and_a_cosine(tmp_path, optimizer, weight_decay, cell):
+    settings = replace(SETTINGS, weight_decay=weight_decay, optimizer=optimizer)
     folder = train_one(tmp_path / "run", (1,), settings, cell, precision="64-true")
 
     model = build(1, cell).double()
-    adam = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=weight_decay)
+    if optimizer == "adam":
+        optimizers = [torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=weight_decay)]
+    else:  # of all weights the cells' kernels only
+        kernels = [
+            weight for name, weight in model.named_parameters() if name.startswith("cells") and weight.dim() == 4
+        ]
+        others = [weight for weight in model.parameters() if all(weight is not kernel for kernel in kernels)]
+        optimizers = [Muon(kernels, settings.lr, weight_decay), torch.optim.Adam(others, lr=settings.lr)]
     windows = Windows(waves().double(), 3, settings.batch, settings.noise, [1])
     validation = fixed_windows(waves(3, seed=1).double(), 4)
     step, log = 0, []
@@ -190,11 +199,12 @@ def test_is_a_plain_loop_with_torchs_adam_and_a_cosine(tmp_path, weight_decay, c
         losses = []
         for n in range(3):
             inputs, targets = (x[0] for x in windows.cut(n))
-            adam.param_groups[0]["lr"] = settings.lr * (1 + math.cos(math.pi * step / 9)) / 2
-            adam.zero_grad()
+            model.zero_grad()
             loss = mse_loss(model(inputs[:, :2], 1), targets)
             loss.backward()
-            adam.step()
+            for each in optimizers:
+                each.param_groups[0]["lr"] = settings.lr * (1 + math.cos(math.pi * step / 9)) / 2
+                each.step()
             losses.append(loss.item())
             step += 1
         with torch.no_grad():
@@ -232,15 +242,15 @@ def test_clipping_bounds_each_seeds_norm_and_keeps_its_direction(tmp_path, monke
         """Those Adam sees at the first step [S, parameters]."""
         seen = []
 
-        def step(adam):
-            weights = adam.param_groups[0]["params"]
+        def step(optimizer):
+            weights = optimizer.param_groups[0]["params"]
             seen.append(torch.cat([weight.grad.reshape(len(seeds), -1) for weight in weights], 1).clone())
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
             patch.setattr(torch.optim.Adam, "step", lambda self, *_: step(self))
             with pytest.raises(KeyboardInterrupt):
-                train_one(folder, seeds, replace(SETTINGS, clip=clip), precision="64-true")
+                train_one(folder, seeds, replace(SETTINGS, optimizer="adam", clip=clip), precision="64-true")
         return seen[0]
 
     free = gradients(None, tmp_path / "free")
@@ -315,9 +325,11 @@ def test_finished_checkpoints_hold_no_moments(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train_one(tmp_path / "run")
     weights = set(build(1).state_dict())
-    kinds = {"model", "best/model"} | {f"adam/{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+    kernels = {name for name in weights if name.endswith("conv.weight")}
+    moments = {f"muon/momentum/{name}" for name in kernels}
+    moments |= {f"adam/{key}/{name}" for key in ("step", "exp_avg", "exp_avg_sq") for name in weights - kernels}
     last = tmp_path / "run" / "last.safetensors"
-    assert set(load_file(last)) == {f"{kind}/{name}" for kind in kinds for name in weights}
+    assert set(load_file(last)) == {f"{kind}/{name}" for kind in ("model", "best/model") for name in weights} | moments
     train_one(tmp_path / "run")
     assert set(load_file(last)) == {f"model/{name}" for name in weights}
 
