@@ -69,10 +69,11 @@ BACKENDS = {
     "triton": _line("fused, GPU", ORANGE, "D"),
     "copy": _line("copying as many bytes", "0.5", ""),
 }
-REACHES = {
+SETTINGS = {
     "truth": STYLE["truth"],
     "published": _line("published", PURPLE, "s", (0, (4, 1, 1, 1))),
     "no weight decay": _line("no weight decay", SKY, "v", (0, (4, 2))),
+    "recipe with Adam": _line("recipe with Adam", GREEN, "D", (0, (5, 1))),
     "recipe": _line("recipe", VERMILION, "o"),
 }
 SCHEMES = (
@@ -517,17 +518,37 @@ def ablations(errors: xr.DataArray) -> Figure:
     return fig
 
 
+def directions(losses: xr.DataArray, changes: xr.DataArray) -> Figure:
+    """How fast settings learn, and into how many directions training moves the kernels.
+
+    Args:
+        losses: over (setting, seed, epoch); settings of :data:`SETTINGS`.
+        changes: over (setting, seed, place), from ``presets.kernel_changes``.
+    """
+    needs(losses.to_dataset(name="losses"), ("losses",), ("setting", "seed", "epoch"))
+    needs(changes.to_dataset(name="changes"), ("changes",), ("setting", "seed", "place"))
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9))
+    for ax, values, x in zip(axes, (losses, changes), ("epoch", "place"), strict=True):
+        lines_by(ax, values, "setting", x, SETTINGS, extremes=True)
+        ax.set(xlabel=axis_label(values[x], x), ylabel=axis_label(values, str(values.name)))
+        ax.set_yscale("log")
+        _label_decades(ax.yaxis)
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_above(fig, axes[0])
+    return fig
+
+
 def reach(influence: xr.DataArray, errors: xr.DataArray) -> Figure:
     """How far a change reaches in one step, of the flow and of the models; and the error by the reach of the kernels.
 
     Args:
-        influence: over (setting, distance), from ``metrics.influence``; settings of :data:`REACHES`.
+        influence: over (setting, distance), from ``metrics.influence``; settings of :data:`SETTINGS`.
         errors: over (setting, model, seed), with a coordinate ``reach`` (cells) along setting.
     """
     needs(influence.to_dataset(name="influence"), ("influence",), ("setting", "distance"))
     needs(errors.to_dataset(name="errors"), ("errors",), ("setting", "model", "seed"))
     fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.9))
-    lines_by(left, influence, "setting", "distance", REACHES)
+    lines_by(left, influence, "setting", "distance", SETTINGS)
     left.set(xlabel=axis_label(influence.distance, "distance"), ylabel=axis_label(influence, "response"))
     left.set_yscale("log")
     _label_decades(left.yaxis)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -69,7 +70,7 @@ class Profile:
         long: number and frames of the trajectories that show whether a rollout stays stable.
         settings: by name; the first is what the paper's claims are checked with.
         ablations: more of them, by name: what the recipe is made of, one thing changed in each.
-        longer: the recipe for the minimal cells, about as long as ConvLSTM takes for its epochs.
+        longer: the recipe for two of the minimal cells, for about as long as ConvLSTM takes for its epochs.
         seeds: of the models.
         timing_lengths: sequence lengths T of the timing notebook.
         timing_repeats: interleaved repeats, whose median counts.
@@ -117,7 +118,6 @@ def _ablations(epochs: int, names: Sequence[str] = ()) -> dict[str, Setting]:
         "recipe, short": recipe,
         "Adam": replace(recipe, optimizer="adam"),
         "weight decay of 0.1": replace(recipe, weight_decay=0.1),
-        "learning rate of 1e-3": replace(recipe, lr=1e-3),
         "10 closed-loop frames": replace(recipe, context=15, horizon=10),
     }
     options = {
@@ -135,8 +135,7 @@ def _ablations(epochs: int, names: Sequence[str] = ()) -> dict[str, Setting]:
 
 
 def _longer(epochs: int) -> dict[str, Setting]:
-    minimal = tuple(cell for cell in HIDDEN if cell.startswith("min"))
-    return {f"recipe, {epochs} epochs": Setting(replace(RECIPE, epochs=epochs), SHAPE, minimal)}
+    return {f"recipe, {epochs} epochs": Setting(replace(RECIPE, epochs=epochs), SHAPE, ("minconvgru", "minconvlstm"))}
 
 
 PROFILES = {
@@ -361,3 +360,25 @@ def model_influence(profile: Profile, setting: str, cell: str, device: str = "au
 
     found = [of(model) for name, _, model in trained_models(profile, setting, device) if name == cell]
     return torch.stack(found).square().mean(0).sqrt().cpu()
+
+
+def kernel_changes(profile: Profile, setting: str, cell: str, places: int = 33, device: str = "auto") -> Tensor:
+    """How many directions training uses: singular values of what it has added to the kernels of a cell's models.
+
+    A kernel is a matrix [out, in kH kW]. Its singular values are divided by the largest and taken at ``places`` from
+    the first of them to the last; the geometric mean over kernels: [seeds, places].
+    """
+
+    def change(before: Tensor, after: Tensor) -> Tensor:
+        values = torch.linalg.svdvals((after - before).flatten(1).double()).log()
+        at = np.linspace(0, len(values) - 1, places)
+        return torch.from_numpy(np.interp(at, np.arange(len(values)), values - values[0]))
+
+    rows = []
+    for run in runs(profile, setting, device):
+        if run.folder.parent.name == cell:
+            for seed, weights in load_weights(run.folder).items():
+                before = run.build(seed).state_dict()
+                kernels = [name for name, weight in weights.items() if weight.dim() == 4 and weight[0, 0].numel() > 1]
+                rows.append(torch.stack([change(before[name], weights[name]) for name in kernels]).mean(0).exp())
+    return torch.stack(rows)

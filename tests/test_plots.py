@@ -112,6 +112,12 @@ SCHEMES = {
 }
 
 
+def by_seed(name: str, along: str, places) -> xr.DataArray:
+    values = np.arange(2.0, 14).reshape(2, 6, 1) / np.arange(1, len(places) + 1)
+    coordinates = {"setting": ["recipe with Adam", "recipe"], "seed": range(6), along: list(places)}
+    return xr.DataArray(values, coordinates, ("setting", "seed", along), name)
+
+
 def flow() -> xr.Dataset:
     values = RNG.uniform(0.5, 1, (2, 5, 12))
     return xr.Dataset(
@@ -138,6 +144,9 @@ FIGURES = {
     "timing": lambda: plots.timing(timings()),
     "rmse_summary": lambda: plots.rmse_summary(metrics.summary(collected(blown="minconvgru"))),
     "ablations": lambda: plots.ablations(ablated()),
+    "directions": lambda: plots.directions(
+        by_seed("loss", "epoch", range(1, 21)), by_seed("value", "place", [0, 0.5, 1])
+    ),
     "reach": lambda: plots.reach(responses(), ablated().assign_coords(reach=("setting", [14, 4, 9]))),
 }
 
@@ -230,6 +239,15 @@ def test_errors_by_reach_are_in_its_order():
     np.testing.assert_allclose(line.get_xdata(), [4, 9, 14])
     np.testing.assert_allclose(line.get_ydata(), ablated().sel(model="convlstm").mean("seed")[[1, 2, 0]])
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["Truth", "published", "recipe"]
+
+
+def test_directions_are_means_between_the_lowest_and_the_highest_seed():
+    for ax, name in zip(FIGURES["directions"]().axes, ("loss", "value"), strict=True):
+        assert ax.get_ylabel() == name and ax.get_yscale() == "log"
+        recipe = next(line for line in ax.lines if line.get_label() == "recipe")
+        assert recipe.get_ydata()[0] == pytest.approx(10.5)
+        corners = ax.collections[1].get_paths()[0].vertices[:, 1]
+        assert corners.max() == pytest.approx(13)
 
 
 def test_quartiles_are_drawn_as_they_are():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,6 +139,22 @@ def test_the_flow_answers_nearby_first():
     assert found[0] > 10 * found[8]
 
 
+def test_kernel_changes_are_singular_values_over_the_largest(monkeypatch):
+    values = torch.logspace(2, -2, 98)  # of what is added; in the middle a hundredth of the largest
+
+    def after(folder):
+        before = build_model("minconvgru", 1234).state_dict()
+        added = torch.zeros(98, 49 * 9)
+        added.fill_diagonal_(1).mul_(values[:, None])
+        kernels = {name: weight + added.view_as(weight) for name, weight in before.items() if "conv.weight" in name}
+        return {1234: {name: weight + 7 for name, weight in before.items()} | kernels}
+
+    monkeypatch.setattr(presets, "load_weights", after)
+    profile = replace(PROFILES["smoke"], seeds=(1234,))
+    found = presets.kernel_changes(profile, "published", "minconvgru", places=5, device="cpu")
+    np.testing.assert_allclose(found, [[1, 1e-1, 1e-2, 1e-3, 1e-4]], rtol=1e-2)
+
+
 @pytest.mark.slow
 def test_from_data_to_trained_models(monkeypatch, tmp_path):
     monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
@@ -162,5 +179,7 @@ def test_from_data_to_trained_models(monkeypatch, tmp_path):
     long = presets.evaluate_all(tiny, "short", "cpu", truth=data["test"][:1], measure=metrics.sample_errors)
     assert dict(long.sizes) == {"model": 1 + len(CELLS), "seed": 1, "sample": 1}
     assert (presets.model_influence(tiny, "short", "convlstm", "cpu") > 0).all()
+    changes = presets.kernel_changes(tiny, "short", "convgru", device="cpu")
+    assert changes.shape == (1, 33) and changes[0, 0] == 1 and (changes.diff() < 0).all()
     assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*") if path.is_file()} == {"data", "results"}
     assert not list(tmp_path.rglob(".*"))

@@ -66,7 +66,7 @@ def scores(home: Path, into: Path) -> None:
         patch.setenv("MINCONV_HOME", str(home))
         study = test_studies.tiny()
         data = study.split(test_studies.travelling_wave())
-        study.evaluate(data, "increments", "cpu").to_netcdf(into, engine="h5netcdf")
+        study.evaluate(data, "recipe", "cpu").to_netcdf(into, engine="h5netcdf")
 
 
 def until(step: int, folder: Path, settings=TRAINING) -> None:

@@ -31,7 +31,7 @@ def travelling_wave(first: str = "2016-12-01", days: int = 460, hours: int = 24)
 
 def tiny(**options) -> studies.Study:
     setting = studies.Setting(
-        Training(context=6, horizon=2, epochs=2, batch=4, lr=3e-3, weight_decay=0.0, noise=0.0),
+        Training(context=6, horizon=2, epochs=2, batch=4, noise=0.0),
         {"minconvlstm": ("minconvlstm", "cylinder"), "sphere": ("minconvgru", "sphere")},
         seeds=(1, 2),
         increment=True,
@@ -41,7 +41,7 @@ def tiny(**options) -> studies.Study:
         "validation": ("2017-12-16", "2018-01-20"),
         "test": ("2018-01-21", "2018-03-05"),
     }
-    return studies.Study("tiny", PROFILES["smoke"], periods, {"increments": setting}, context=6, **options)
+    return studies.Study("tiny", PROFILES["smoke"], periods, {"recipe": setting}, context=6, **options)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_paper_has_the_published_settings():
     study = studies.geopotential("paper")
     published = study.settings["published"]
     settings = {"context": 20, "horizon": 4, "epochs": 20, "batch": 1, "lr": 1e-3, "weight_decay": 0.01, "noise": 0.0}
-    assert published.training == Training(**settings, warmup=0.0, clip=None) and not published.increment
+    assert published.training == Training(**settings, optimizer="adam", warmup=0.0) and not published.increment
     assert published.seeds == (1234, 1235, 1236, 1237, 1238) and list(published.models) == list(COUNTS)
     assert set(published.models.values()) == {(cell, "cylinder") for cell in COUNTS}
     assert study.periods == {"train": ("1979", "2014"), "validation": ("2015", "2016"), "test": ("2017", "2018")}
@@ -78,9 +78,9 @@ def test_models_have_the_papers_size():
     runs = studies.geopotential("paper").runs({"train": grid}, "published", "cpu")
     found = {run.folder.parent.name: sum(w.numel() for w in run.build(0).parameters()) for run in runs}
     assert found == COUNTS and len({run.folder for run in runs}) == len(runs) == 5 * 5
-    increments = studies.geopotential("paper").runs({"train": grid}, "increments", "cpu")
-    assert all(run.build(0).increment for run in increments[::5])
-    with pytest.raises(ValueError, match="setting must be one of increments, published, no weight decay; got 'best'"):
+    recipe = studies.geopotential("paper").runs({"train": grid}, "recipe", "cpu")
+    assert all(run.build(0).increment for run in recipe[::5])
+    with pytest.raises(ValueError, match=r"setting must be one of recipe, recipe with Adam, published, .*; got 'best'"):
         studies.geopotential("paper").runs({"train": grid}, "best")
 
 
@@ -109,17 +109,17 @@ def test_frames_are_anomalies_where_they_should_be():
 @pytest.mark.parametrize("anomalies", [False, True])
 def test_from_series_to_scores(anomalies, home):
     study = tiny(anomalies=anomalies, every=(2,))
-    setting = study.settings["increments"]
+    setting = study.settings["recipe"]
     longer = replace(setting, training=replace(setting.training, epochs=12))
-    study = replace(study, settings={"increments": longer})
+    study = replace(study, settings={"recipe": longer})
     data = study.split(travelling_wave())
-    folders = study.train(data, "cpu")["increments"]
+    folders = study.train(data, "cpu")["recipe"]
     assert [folder.relative_to(home) for folder in map(type(home), folders)] == [
-        type(home)(f"results/smoke/runs/tiny/increments/{model}/{seed}")
+        type(home)(f"results/smoke/runs/tiny/recipe/{model}/{seed}")
         for model in ("minconvlstm", "sphere")
         for seed in (1, 2)
     ]
-    found = study.evaluate(data, "increments", "cpu")
+    found = study.evaluate(data, "recipe", "cpu")
     assert found.model.values.tolist() == ["persistence", "damped persistence", "climatology", "minconvlstm", "sphere"]
     assert found.sizes["lead_time"] == 7 and found.seed.values.tolist() == [1, 2]
     assert found.rmse.notnull().all() and found.starts == len(study.starts(data["test"])[0]) == 16
@@ -129,7 +129,7 @@ def test_from_series_to_scores(anomalies, home):
     first = models.isel(lead_time=0)
     assert (first < still[0]).all() and first.mean() < 0.5 * still[0]
     # what evaluate scores is what forecast gives
-    name, seed, model = next(study.trained(data, "increments", "cpu"))
+    name, seed, model = next(study.trained(data, "recipe", "cpu"))
     starts, steps = study.starts(data["test"])
     history = data["test"].sel(time=slice(None, starts[3]))[-6:]
     one = weather.forecast(model, history, steps, study.climatology(data))
