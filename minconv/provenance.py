@@ -39,7 +39,8 @@ def hardware(device: str | torch.device = "cpu") -> str:
             name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
     except OSError:
         pass
-    return f"{name}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, str]:

@@ -585,6 +585,7 @@ def test_two_processes_under_torchrun_are_one(tmp_path):
         ({"noise": math.nan}, ValueError, "noise must be at least 0 and finite; got nan"),
         ({"clip": 0}, ValueError, "clip must be above 0 and finite; got 0"),
         ({"warmup": 1}, ValueError, "warmup must be below 1, a part of all steps; got 1"),
+        ({"optimizer": "sgd"}, ValueError, "optimizer must be one of muon, adam; got 'sgd'"),
     ],
 )
 def test_settings_rejected(options, error, message):
