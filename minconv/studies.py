@@ -189,7 +189,7 @@ def geopotential(profile: str | None = None) -> Study:
 
     The setting ``published`` is the paper's, and ``no weight decay`` the same without it, for two of the cells. In
     ``recipe`` models predict what is added to a frame, more of the same window is in closed loop, without which a
-    week's forecast may drift away, and the optimizer is that of ``Training()``; ``recipe with Adam`` is the same with
+    week's forecast may drift away, and the optimiser is that of ``Training()``; ``recipe with Adam`` is the same with
     Adam at the published learning rate, for the two cells.
     """
     profile = get_profile(profile)
