@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minconv.errors import positive
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a quintic that sends (0, 1] to about [0.7, 1.2] when it is applied often
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a quintic that, applied again and again, leaves (0, 1] near 1
 ITERATIONS = 5
 MOMENTUM = 0.95
 
@@ -63,8 +63,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Nearly U V^T for each matrix U S V^T of [N, rows, columns], without its decomposition.
 
-    A Newton-Schulz iteration X <- a X + b (X X^T) X + c (X X^T)^2 X, which changes singular values alone; large ones
-    and small ones down to about 1e-3 of the largest end between 0.7 and 1.2.
+    A Newton-Schulz iteration X <- a X + b (X X^T) X + c (X X^T)^2 X, which changes singular values alone: those above
+    2e-3 of the root of the sum of their squares end between about 0.7 and 1.2.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]

@@ -438,7 +438,7 @@ def test_result_is_plain_and_says_what_made_it(result):
         "numba",
         "triton",
     }
-    assert "1 threads" in result["provenance"]["hardware"] and result["seconds"] > 0
+    assert "1 thread" in result["provenance"]["hardware"] and result["seconds"] > 0
     assert result["default"] == BACKENDS[-1] and result["layout"] in suite.LAYOUTS
 
 

@@ -221,7 +221,8 @@ def test_provenance_is_plain_text():
     assert found == json.loads(json.dumps(found)) and all(isinstance(value, str) for value in found.values())
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
     assert {"hardware", "system", "python", "numpy", "git_revision"} <= set(found)
-    assert f"{torch.get_num_threads()} threads" in found["hardware"]
+    threads = torch.get_num_threads()
+    assert f"{threads} thread{'s' if threads > 1 else ''}" == found["hardware"].rpartition(", ")[2]
 
 
 def test_packages_that_are_missing_are_said_to_be(monkeypatch):
