@@ -118,7 +118,6 @@ def _ablations(epochs: int, names: Sequence[str] = ()) -> dict[str, Setting]:
         "recipe, short": recipe,
         "Adam": replace(recipe, optimizer="adam"),
         "weight decay of 0.1": replace(recipe, weight_decay=0.1),
-        "10 closed-loop frames": replace(recipe, context=15, horizon=10),
     }
     options = {
         "norm over H x W": SHAPE | {"norm": "plane"},
