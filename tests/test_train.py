@@ -334,6 +334,33 @@ def test_finished_checkpoints_hold_no_moments(tmp_path, monkeypatch):
     assert set(load_file(last)) == {f"model/{name}" for name in weights}
 
 
+class Smooth(torch.nn.Module):
+    """A model of kernels alone."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 3, padding=1, bias=False)
+        with torch.no_grad():
+            self.conv.weight.fill_(seed / 9)
+
+    def forward(self, frames: torch.Tensor, horizon: int = 0) -> torch.Tensor:
+        last = frames[:, -1:].expand(-1, horizon, -1, -1, -1)
+        return self.conv(torch.cat([frames, last], 1).flatten(0, 1)).view(len(frames), -1, *frames.shape[2:])
+
+
+@pytest.mark.parametrize("build, expected", [(partial(build, kernel_size=1), {"adam"}), (Smooth, {"muon"})])
+def test_muon_has_kernels_wider_than_one_cell_and_adam_the_rest(tmp_path, monkeypatch, build, expected):
+    job = Run(build, (1,), tmp_path, SETTINGS)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(job, waves(), waves(3, seed=1), device="cpu")
+    kinds = {name.split("/")[0] for name in load_file(tmp_path / "last.safetensors")}
+    assert kinds - {"model", "best", "losses"} == expected
+    losses = [row["train_loss"] for row in read_log(fit(job, waves(), waves(3, seed=1), device="cpu"))]
+    assert losses[-1] < losses[0]
+
+
 def test_weights_go_back_into_a_model(tmp_path):
     weights = load_weights(train_one(tmp_path / "run", (1, 2)))
     model = restore(build(9), weights[2])
