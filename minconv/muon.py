@@ -60,6 +60,11 @@ class Muon(torch.optim.Optimizer):
                     kernel.add_(part.reshape(kernel.shape), alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
 
 
+def is_kernel(weight: Tensor) -> bool:
+    """Whether a model's weight is one for Muon: of a convolution, [out, in, kH, kW], and wider than one cell."""
+    return weight.dim() == 4 and weight.shape[2:].numel() > 1
+
+
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Nearly U V^T for each matrix U S V^T of [N, rows, columns], without its decomposition.
 

@@ -26,6 +26,7 @@ from minconv.device import pick_device
 from minconv.errors import choice
 from minconv.forecaster import Forecaster
 from minconv.metrics import ModelSeed, collect, evaluate, influence, persistence, rollout
+from minconv.muon import is_kernel
 from minconv.seeds import generator
 from minconv.train import Run, Training, fit_all, load_weights, restore
 
@@ -378,6 +379,6 @@ def kernel_changes(profile: Profile, setting: str, cell: str, places: int = 33, 
         if run.folder.parent.name == cell:
             for seed, weights in load_weights(run.folder).items():
                 before = run.build(seed).state_dict()
-                kernels = [name for name, weight in weights.items() if weight.dim() == 4 and weight[0, 0].numel() > 1]
+                kernels = [name for name, weight in weights.items() if is_kernel(weight)]
                 rows.append(torch.stack([change(before[name], weights[name]) for name in kernels]).mean(0).exp())
     return torch.stack(rows)

@@ -52,7 +52,7 @@ from minconv.files import (
     remove_temporaries,
     write_json,
 )
-from minconv.muon import Muon
+from minconv.muon import Muon, is_kernel
 from minconv.progress import progress
 from minconv.provenance import provenance
 from minconv.signals import deferred
@@ -383,8 +383,7 @@ class _Fit:
             return {"adam": torch.optim.Adam(weights, settings.lr, weight_decay=settings.weight_decay, fused=True)}
         kernels, others = [], []
         for weight in self.ensemble.parameters():
-            shape = self.ensemble.stacked(weight).shape[1:]
-            (kernels if len(shape) == 4 and shape[2:].numel() > 1 else others).append(weight)
+            (kernels if is_kernel(self.ensemble.stacked(weight)[0]) else others).append(weight)
         made = {
             "muon": kernels and Muon(kernels, settings.lr, settings.weight_decay),
             "adam": others and torch.optim.Adam(others, settings.lr, fused=True),
