@@ -131,9 +131,9 @@ if [[ ${1-} == test ]]; then
     start -m pytest --nbval --slow "$@"
 fi
 checker=$(find_python)
-"$checker" -P "$root/minconv/notebooks.py" "$@" # exits 2 on a wrong option, before a long set-up
+"$checker" -P "$root/minconv/artifact/notebooks.py" "$@" # exits 2 on a wrong option, before a long set-up
 for option in "$@"; do
     if [[ $option == -h || $option == --help ]]; then exit; fi
 done
 set_up
-start -P -m minconv.notebooks "$@"
+start -P -m minconv.artifact.notebooks "$@"

@@ -1,8 +1,8 @@
 """Minimal convolutional RNNs: cells whose gates see only the input, so that a whole sequence trains in one scan."""
 
-from minconv.cells import ConvGRU, ConvLSTM, MinConvExpLSTM, MinConvGRU, MinConvLSTM
-from minconv.forecaster import Forecaster, from_reference
-from minconv.scan import gated_scan, linear_scan
+from minconv.core.cells import ConvGRU, ConvLSTM, MinConvExpLSTM, MinConvGRU, MinConvLSTM
+from minconv.core.scan import gated_scan, linear_scan
+from minconv.models.forecaster import Forecaster, from_reference
 
 __version__ = "0.1.0"
 __all__ = [

@@ -13,10 +13,10 @@ import torch
 
 from minconv.bench.results import table, targets
 from minconv.bench.suite import SIZES, run
-from minconv.device import DEVICES, pick_device
-from minconv.errors import whole
-from minconv.files import write_json
-from minconv.presets import home
+from minconv.experiments.presets import home
+from minconv.runtime.checks import whole
+from minconv.runtime.device import DEVICES, pick_device
+from minconv.runtime.files import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

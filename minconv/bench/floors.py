@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minconv.bench import Call, Device
+from minconv.bench.measure import Call, Device
 
 FORWARD = torch.ops.aten.convolution.default
 BACKWARD = torch.ops.aten.convolution_backward.default
@@ -23,7 +23,7 @@ def scan_bytes(states: int, blocks: int, backward: bool = False, size: int = 4) 
 
     Args:
         states: numbers B T C H W.
-        blocks: of the gating, see ``minconv.scan.gates``.
+        blocks: of the gating, see ``minconv.core.gates``.
         backward: forward and backward together.
         size: bytes of a number.
     """

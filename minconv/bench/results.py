@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from minconv.errors import choice
+from minconv.runtime.checks import choice
 
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 PAPER = {"batch": 1, "grid": 16, "width": 1.0}

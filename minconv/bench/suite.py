@@ -1,4 +1,4 @@
-"""The benchmark: what is measured, on which sizes. It knows the models, through ``minconv.presets``.
+"""The benchmark: what is measured, on which sizes. It knows the models, through ``minconv.experiments.presets``.
 
 Everything that is compared takes turns within the same rounds, its floor included, and what is said of a comparison is
 the median and the quartiles over the rounds' quotients. ``minconv.bench.results`` reads what comes out.
@@ -20,16 +20,16 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from minconv.bench import Call, floors, forward_pass, measure, peak_memory, training_step
+from minconv.bench.measure import Call, floors, forward_pass, measure, peak_memory, training_step
 from minconv.bench.results import QUARTILES
-from minconv.device import pick_device
-from minconv.ensemble import Ensemble
-from minconv.presets import HIDDEN, PUBLISHED, build_model
-from minconv.progress import progress
-from minconv.provenance import provenance
-from minconv.scan import GATINGS, gated_scan, usable
-from minconv.scan.gates import INITIAL_STATE
-from minconv.startup import keep_memory
+from minconv.core.gates import INITIAL_STATE
+from minconv.core.scan import GATINGS, gated_scan, usable
+from minconv.experiments.presets import HIDDEN, PUBLISHED, build_model
+from minconv.runtime.device import pick_device
+from minconv.runtime.memory import keep_memory
+from minconv.runtime.progress import progress
+from minconv.runtime.provenance import provenance
+from minconv.training.ensemble import Ensemble
 
 LAYOUTS = ("channels_last", "contiguous")
 PASSES = ("forward", "training")

@@ -30,10 +30,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from minconv.data import gridded, records
-from minconv.device import pick_device
-from minconv.errors import positive, whole
-from minconv.progress import progress
+from minconv.data import records
+from minconv.data import series as gridded
+from minconv.runtime.checks import positive, whole
+from minconv.runtime.device import pick_device
+from minconv.runtime.progress import progress
 
 RADIUS = 6.371e6  # m
 ROTATION = 7.292e-5  # 1/s

@@ -30,13 +30,13 @@ import xarray as xr
 from torch import Tensor
 from torch.fft import fft, fft2, ifft, ifft2, irfft, irfft2, rfft, rfft2
 
-from minconv import processes
 from minconv.data import records, seals
-from minconv.device import pick_device
-from minconv.errors import choice, positive, whole
-from minconv.files import atomic, claim_room
-from minconv.progress import progress
-from minconv.provenance import provenance
+from minconv.runtime import processes
+from minconv.runtime.checks import choice, positive, whole
+from minconv.runtime.device import pick_device
+from minconv.runtime.files import atomic, claim_room
+from minconv.runtime.progress import progress
+from minconv.runtime.provenance import provenance
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 CHECK = 10  # steps between two looks at the flow's speed

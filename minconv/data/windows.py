@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minconv.errors import positive, whole
-from minconv.seeds import generator
+from minconv.runtime.checks import positive, whole
+from minconv.runtime.seeds import generator
 
 
 def check_trajectories(trajectories: Tensor, length: int, name: str = "trajectories") -> None:

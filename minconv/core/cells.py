@@ -1,0 +1,180 @@
+"""The recurrent cells: three minimal ones, whose gates see only the input, and the two classical ones.
+
+Every cell is ``y, state = cell(x, state)`` with x [B, T, C, H, W] and y [B, T, C', H, W]. T = 1 is a step, T > 1 a
+sequence; nothing is stored on the module. ``state = cell.init_state(x)`` is what a missing state stands for.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from minconv.core.gates import INITIAL_STATE
+from minconv.core.layers import PaddedConv2d, check_dtype, on_frames
+from minconv.core.scan import BACKENDS, GATINGS, gated_scan
+from minconv.runtime.checks import choice, whole
+
+State = Tensor | tuple[Tensor, Tensor]
+
+
+class Cell(nn.Module):
+    """What all cells share: checks, and the shape of a state [B, channels, H, W].
+
+    Args:
+        in_channels: channels of the input frames.
+        channels: channels of the hidden state and of the output.
+        kernel_size: odd size of the convolutions, which each cell makes for itself.
+        padding: of the convolutions: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``.
+        dilation: of the convolutions: the distance in cells between the points of a kernel.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed, or frames or a state do not fit; the message names it.
+    """
+
+    initial: ClassVar[float] = 0.0
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__()
+        self.in_channels = whole("in_channels", in_channels, 1)
+        self.channels = whole("channels", channels, 1)
+
+    def init_state(self, x: Tensor) -> State:
+        """The state before the first frame of x [B, T, C, H, W]: constant, on x's device and in its dtype."""
+        return x.new_full(self._state_shape(x), self.initial)
+
+    def _state_shape(self, x: Tensor) -> tuple[int, ...]:
+        return (x.shape[0], self.channels, *x.shape[-2:])
+
+    def _check(self, x: Tensor, state: State | None) -> State:
+        """``state``, or the initial one; raises TypeError or ValueError on a misfit."""
+        check_dtype("x", x, next(self.parameters()))
+        if x.dim() != 5 or x.shape[1] == 0 or x.shape[2] != self.in_channels:
+            raise ValueError(f"x must be [B, T >= 1, {self.in_channels}, H, W]; got {list(x.shape)}")
+        initial = self.init_state(x)
+        if state is None:
+            return initial
+        if _kind(state) != _kind(initial):
+            raise ValueError(f"state must be {_kind(initial)} to fit x {list(x.shape)}; got {_kind(state)}")
+        return state
+
+
+def _kind(state: State) -> tuple | type:
+    """Dtype and shape of a state, or of its parts."""
+    if isinstance(state, tuple):
+        return tuple(map(_kind, state))
+    return (state.dtype, *state.shape) if isinstance(state, Tensor) else type(state)
+
+
+class MinimalCell(Cell):
+    """h_t = a_t h_{t-1} + b_t with a_t, b_t from one convolution of x_t: a cell is its gating and nothing else.
+
+    Args:
+        backend: of the scan, see ``minconv.core.scan.linear_scan``.
+    """
+
+    gating: ClassVar[str]
+    initial = INITIAL_STATE
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: int = 3,
+        padding: str = "zeros",
+        backend: str = "auto",
+        dilation: int = 1,
+    ):
+        super().__init__(in_channels, channels)
+        self.backend = choice("backend", backend, ("auto", *BACKENDS))
+        self.conv = PaddedConv2d(in_channels, GATINGS[self.gating].blocks * channels, kernel_size, padding, dilation)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""
+        h0 = self._check(x, state)
+        h = gated_scan(on_frames(self.conv, x), h0, self.gating, self.backend)
+        return h, h.squeeze(1) if h.shape[1] == 1 else h[:, -1]  # the gradient of a squeeze costs nothing
+
+
+class MinConvGRU(MinimalCell):
+    """z, u = conv(x);  h_t = (1 - sigmoid(z)) h_{t-1} + sigmoid(z) g(u)   (arXiv 2508.03614)."""
+
+    gating = "gru"
+
+
+class MinConvLSTM(MinimalCell):
+    """f, i, u = conv(x);  a = s(f) / (s(f) + s(i));  h_t = a h_{t-1} + (1 - a) g(u)   (arXiv 2508.03614)."""
+
+    gating = "lstm"
+
+
+class MinConvExpLSTM(MinimalCell):
+    """f, i, u = conv(x);  a = e^f / (e^f + e^i);  h_t = a h_{t-1} + (1 - a) g(u)   (arXiv 2508.03614, 2405.04517)."""
+
+    gating = "explstm"
+
+
+class ConvLSTM(Cell):
+    """g, i, f, o = conv([x, h]);  c = s(f) c + s(i) tanh(g);  h = s(o) tanh(c)   (arXiv 1506.04214, no peepholes).
+
+    Its state is the pair (h, c).
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", dilation: int = 1
+    ):
+        super().__init__(in_channels, channels)
+        self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding, dilation)
+
+    def init_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().init_state(x), super().init_state(x)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [B, T, C, H, W], state (h, c), each [B, C', H, W] -> y [B, T, C', H, W], new state."""
+        h, c = self._check(x, state)
+        frames = []
+        for x_t in x.unbind(1):
+            gates = self.conv(torch.cat([x_t, h], dim=1))
+            g, sigmoids = gates.tensor_split([self.channels], dim=1)
+            i, f, o = sigmoids.sigmoid().chunk(3, dim=1)
+            c = torch.addcmul(f * c, i, g.tanh())
+            h = o * c.tanh()
+            frames.append(h)
+        return torch.stack(frames, dim=1), (h, c)
+
+
+class ConvGRU(Cell):
+    """z, r = s(conv_gates([x, h]));  n = tanh(conv_candidate([x, r h]));  h = (1 - z) h + z n   (arXiv 1511.06432)."""
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", dilation: int = 1
+    ):
+        super().__init__(in_channels, channels)
+        self.conv_gates = PaddedConv2d(in_channels + channels, 2 * channels, kernel_size, padding, dilation)
+        self.conv_candidate = PaddedConv2d(in_channels + channels, channels, kernel_size, padding, dilation)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""
+        h = self._check(x, state)
+        frames = []
+        for x_t in x.unbind(1):
+            z, r = self.conv_gates(torch.cat([x_t, h], dim=1)).sigmoid().chunk(2, dim=1)
+            candidate = self.conv_candidate(torch.cat([x_t, r * h], dim=1)).tanh()
+            h = torch.lerp(h, candidate, z)
+            frames.append(h)
+        return torch.stack(frames, dim=1), h
+
+
+CELLS: dict[str, type[Cell]] = {
+    "convgru": ConvGRU,
+    "convlstm": ConvLSTM,
+    "minconvgru": MinConvGRU,
+    "minconvlstm": MinConvLSTM,
+    "minconvexplstm": MinConvExpLSTM,
+}
+
+
+def cell_class(cell: str | type[Cell]) -> type[Cell]:
+    """A cell's class from its name or itself; raises ValueError or TypeError otherwise."""
+    if isinstance(cell, type) and issubclass(cell, Cell):
+        return cell
+    return CELLS[choice("cell", cell, CELLS)]

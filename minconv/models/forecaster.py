@@ -1,0 +1,193 @@
+"""The one encoder, residual stack and decoder around every cell."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from minconv.core.cells import Cell, State, cell_class
+from minconv.core.layers import PADDINGS, check_dtype, on_frames, residual_norm_of
+from minconv.kernels.autograd import transformed
+from minconv.runtime.checks import choice, whole
+
+
+class Forecaster(nn.Module):
+    """Forecasts frames: x_{t+1} = decoder(stack(encoder(x_t))), each layer x = norm(x + cell(x)).
+
+    Args:
+        cell: ``minconvgru``, ``minconvlstm``, ``minconvexplstm``, ``convgru``, ``convlstm``, or a class.
+        channels: channels C of a frame.
+        hidden: channels of the hidden states.
+        layers: number of recurrent layers.
+        size: (H, W) of a frame.
+        padding: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``; see ``layers.PaddedConv2d``.
+        dilation: of the convolutions of each layer, or one for all; with 1, 2, 4, 1 a step of four layers sees 17 x 17
+            cells instead of 9 x 9.
+        norm: over H x W (``plane``, as published), which makes every channel of a frame one size; over C x H x W
+            (``frame``), which keeps their sizes relative to each other; or over C at each place (``channels``).
+        increment: predict what is added to each frame, x_{t+1} = x_t + decoder(...). The norm takes the mean of a frame
+            away, so a model of frames cannot know it; one of increments need not.
+        checkpoint: keep nothing of a cell but its input for the gradient, and run the cell again: memory for time, for
+            long sequences. Without effect on models stacked by ``torch.vmap``.
+        options: further arguments of the cell, such as ``kernel_size`` or ``backend``.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed; the message names it.
+    """
+
+    def __init__(
+        self,
+        cell: str | type[Cell],
+        channels: int = 1,
+        hidden: int = 40,
+        layers: int = 4,
+        size: tuple[int, int] = (16, 16),
+        padding: str = "circular",
+        dilation: int | Sequence[int] = 1,
+        norm: str = "plane",
+        increment: bool = False,
+        checkpoint: bool = False,
+        **options: Any,
+    ):
+        super().__init__()
+        for name, value in (("increment", increment), ("checkpoint", checkpoint)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False; got {value!r}")
+        self.increment, self.checkpoint = increment, checkpoint
+        kind = cell_class(cell)
+        self.channels = whole("channels", channels, 1)
+        whole("hidden", hidden, 1)
+        whole("layers", layers, 1)
+        dilations = [dilation] * layers if isinstance(dilation, int) else dilation
+        if not isinstance(dilations, Sequence) or len(dilations) != layers:
+            error = ValueError if isinstance(dilations, Sequence) else TypeError
+            raise error(f"dilation must be one number or one for each of the {layers} layers; got {dilation!r}")
+        if not isinstance(size, (tuple, list)) or len(size) != 2:
+            raise ValueError(f"size must be (H, W); got {size!r}")
+        self.size = (whole("size[0]", size[0], 1), whole("size[1]", size[1], 1))
+        self.encoder = nn.Conv2d(channels, hidden, 1)
+        self.cells = nn.ModuleList(
+            kind(hidden, hidden, padding=padding, dilation=dilation, **options) for dilation in dilations
+        )
+        self.norms = nn.ModuleList(residual_norm_of(norm, hidden, self.size) for _ in range(layers))
+        self.decoder = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
+        """Teacher forcing on all frames in one pass, then a closed loop that feeds each prediction back.
+
+        Args:
+            frames: [B, T, C, H, W].
+            horizon: number of closed-loop steps after the T teacher-forced ones.
+
+        Returns:
+            [B, T + horizon, C, H, W]; output t predicts frame t + 1.
+        """
+        whole("horizon", horizon, 0)
+        prediction, states = self.advance(frames)
+        predictions = [prediction]
+        for _ in range(horizon):
+            prediction, states = self.advance(prediction[:, -1:], states)
+            predictions.append(prediction)
+        return torch.cat(predictions, dim=1)
+
+    def advance(self, frames: Tensor, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
+        """Predictions [B, T, C, H, W] for frames [B, T, C, H, W], and the states of all layers after them.
+
+        Passing the states on continues the sequence: two halves give what the whole gives.
+        """
+        self._check(frames)
+        if states is None:
+            states = [None] * len(self.cells)
+        elif not isinstance(states, (list, tuple)):
+            raise TypeError(f"states must be a list of {len(self.cells)}, one a layer; got {type(states).__name__}")
+        elif len(states) != len(self.cells):
+            raise ValueError(f"states must be a list of {len(self.cells)}, one a layer; got {len(states)}")
+        x = on_frames(self.encoder, frames)
+        after = []
+        for cell, norm, state in zip(self.cells, self.norms, states, strict=True):
+            if self.checkpoint and torch.is_grad_enabled() and not transformed():
+                y, state = checkpoint(cell, x, state, use_reentrant=False, preserve_rng_state=False)
+            else:
+                y, state = cell(x, state)
+            x = norm(x, y)
+            after.append(state)
+        prediction = on_frames(self.decoder, x)
+        return frames + prediction if self.increment else prediction, after
+
+    def extra_repr(self) -> str:
+        return "increment=True" if self.increment else ""
+
+    def _check(self, frames: Tensor) -> None:
+        weight = self.encoder.weight
+        check_dtype("frames", frames, weight)
+        if frames.dim() != 5 or frames.shape[1] == 0 or frames.shape[2:] != (self.channels, *self.size):
+            expected = ", ".join(map(str, (self.channels, *self.size)))
+            raise ValueError(f"frames must be [B, T >= 1, {expected}]; got {list(frames.shape)}")
+        if frames.device != weight.device:
+            raise ValueError(f"frames must be on {weight.device} like the weights; got {frames.device}")
+
+
+def from_reference(cell: str | type[Cell], state_dict: Mapping[str, Tensor] | str | Path, padding: str) -> Forecaster:
+    """A forecaster with the weights of a model trained with the published code.
+
+    Args:
+        cell: the cell the weights are of, by name or class.
+        state_dict: the published names (``encoder.0.weight``, ``clstm.0.conv.0.weight``, ...) and tensors or arrays,
+            with or without the prefix ``_orig_mod.`` of a compiled model; or the path of a published checkpoint
+            (``*_best.ckpt``), of which only weights, numbers and plain containers are read: it cannot run code.
+        padding: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``; weights do not tell.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        TypeError, ValueError: unknown cell or padding; the weights are those of another model, or incomplete; a damaged
+            checkpoint, or one that holds more than was said.
+    """
+    name = cell_class(cell).__name__
+    choice("padding", padding, PADDINGS)
+    if isinstance(state_dict, str | Path):
+        state_dict = _published(Path(state_dict))
+    try:
+        weights = {_our_name(name): torch.as_tensor(value) for name, value in state_dict.items()}
+        hidden, channels = weights["encoder.weight"].shape[:2]
+        size = tuple(weights["norms.0.weight"].shape)
+        layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("cells."))
+        model = Forecaster(cell, channels, hidden, layers, size, padding).to(weights["encoder.weight"].dtype)
+        model.load_state_dict(weights)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"state_dict does not hold the weights of a published {name} model: {error}") from error
+    return model
+
+
+def _published(path: Path) -> Mapping[str, Tensor]:
+    """The weights in a checkpoint of the published code, which keeps beside them what its training needs."""
+    allowed = [  # the code's best error is an array of NumPy; 1.x had another name for what makes one
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ("float32", "float64")),
+        *((np.zeros(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return checkpoint.get("model_state_dict", checkpoint)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever it is: torch has no type for a damaged file
+        raise ValueError(f"{path} is no whole checkpoint of weights alone: {error}") from error
+
+
+def _our_name(name: str) -> str:
+    """``clstm.0.conv.1.weight`` -> ``cells.0.conv.weight``: entries of the published Sequentials lose their number."""
+    first, *inner, last = name.removeprefix("_orig_mod.").split(".")
+    match first, inner:
+        case "encoder", [*_]:
+            return f"encoder.{last}"
+        case "cgru" | "clstm", [layer, conv, *_]:
+            conv = {"conv_a": "conv_gates", "conv_b": "conv_candidate"}.get(conv, conv)
+            return f"cells.{layer}.{conv}.{last}"
+    return ".".join([first, *inner, last])

@@ -1,0 +1,543 @@
+"""Figures of the weather: fields and forecasts on maps, scores by lead time, errors and climate by latitude.
+
+They share style and ``save`` with the other figures. A grid has ascending ``lat`` (degrees north)
+and ``lon`` (degrees east). Its cells are drawn as they are, from edge to edge, so that a global grid has neither a hole
+at the pole nor a seam; contours are drawn through their centres. Coastlines are Natural Earth's (1:110 million) of
+``minconv/plots/natural_earth``: after this import, cartopy's ``ax.coastlines("110m")`` needs no network.
+
+Every figure has a title, and says where its data are from when they have an attribute ``source``. Arguments of another
+shape than described raise ValueError.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cartopy
+import cartopy.crs as ccrs
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from cartopy.io.shapereader import NEShpDownloader
+from cartopy.mpl.geoaxes import GeoAxes
+from cartopy.mpl.ticker import LatitudeFormatter
+from cartopy.util import add_cyclic_point
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.path import Path as Outline
+from matplotlib.ticker import MaxNLocator, MultipleLocator
+from PIL import Image
+
+from minconv.plots.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PAGE,
+    STYLE,
+    VERMILION,
+    axis_label,
+    clipped,
+    described,
+    largest,
+    legend_above,
+    lines_by,
+    needs,
+)
+from minconv.runtime.checks import choice, positive, whole
+
+COASTLINES = Path(__file__).parent / "natural_earth" / "ne_110m_coastline.shp"
+PROJECTIONS = {
+    "orthographic": ccrs.Orthographic(-30, 45),  # the North Atlantic
+    "robinson": ccrs.Robinson(),
+    "regional": None,  # depends on the grid
+}
+SEQUENTIAL = ListedColormap(plt.get_cmap("viridis")(np.linspace(0.3, 0.95, 256)))  # light, for dark coastlines
+LETTER = 0.075  # inches
+PIECE = 3.0  # degrees
+SCREEN = 130  # dots per inch of the slider's pictures
+PREVIEW = 85  # of maps in a notebook, which with a page of them would weigh half a megabyte otherwise
+USEFUL = 0.6  # anomaly correlation above which a forecast counts as useful
+SEASONS = {"DJF": (BLUE, "s"), "MAM": (GREEN, "^"), "JJA": (VERMILION, "o"), "SON": (ORANGE, "D")}
+
+_coast = NEShpDownloader.default_downloader()
+_coast.pre_downloaded_path_template = str(COASTLINES).replace("{", "{{").replace("}", "}}")
+cartopy.config["downloaders"]["shapefiles", "natural_earth", "110m", "physical", "coastline"] = _coast
+
+
+def forecast_maps(
+    fields: xr.DataArray,
+    *,
+    projection: str | ccrs.Projection = "orthographic",
+    title: str = "",
+    label: str = "",
+    diverging: bool = False,
+    limits: Sequence[float] | None = None,
+    levels: int | Sequence[float] = 10,
+    errors: bool = False,
+    error_limit: float | None = None,
+) -> Figure:
+    """Rows of maps by lead time in one colour scale, with contours and coastlines.
+
+    Args:
+        fields: over (row, lead_time, lat, lon); ``row`` holds names of ``STYLE`` or any words, the
+            first the truth; ``lead_time`` is timedelta64.
+        projection: one of :data:`PROJECTIONS`, or any of cartopy's; ``regional`` shows the grid's extent only.
+        title: above everything.
+        label: what the colours mean, with units; by default the attributes long_name and units.
+        diverging: a scale symmetric about zero, for anomalies.
+        limits: lowest and highest value of the scale; by default those of the first row. What lies beyond shows as an
+            arrow of the colour bar.
+        levels: of the contours, or about how many.
+        errors: draw every row but the first as its difference to the first, in a second, symmetric scale.
+        error_limit: the end of the second scale; by default the largest error.
+    """
+    fields = _gridded(fields, ("row", "lead_time"))
+    if errors and fields.sizes["row"] < 2:
+        raise ValueError("fields must have at least 2 rows to show errors; got 1")
+    rows, leads = [_name(row) for row in fields.row.values], [_lead(lead) for lead in fields.lead_time.values]
+    label = label or axis_label(fields, str(fields.name or ""))
+    ends = None if error_limit is None else (-positive("error_limit", error_limit), error_limit)
+    pictures = _finite(fields)
+    together = 1 if errors else len(rows)
+    scale = _Scale(pictures[:together], pictures[0], diverging, limits, levels)
+    fig, axes = _page(fields, projection, rows, leads, _titled(title, fields), bars=1 + errors)
+    _paint(fig, axes[:together], pictures[:together], fields, scale, label)
+    if errors:
+        differences = pictures[1:] - pictures[0]
+        scale = _Scale(differences, differences, True, ends, levels)
+        _paint(fig, axes[1:], differences, fields, scale, f"error of {label}")
+    return fig
+
+
+def field_maps(
+    fields: xr.DataArray | xr.Dataset,
+    *,
+    projection: str | ccrs.Projection = "robinson",
+    title: str = "",
+    diverging: bool | None = None,
+    levels: int | Sequence[float] = 10,
+) -> Figure:
+    """Maps side by side: a column for each panel, a row with a colour scale of its own for each variable.
+
+    Args:
+        fields: over (panel, lat, lon); ``panel`` holds the columns' names, each of ``STYLE``, a
+            lead time or any words. What the colours mean is in the variables' long_name and units.
+        projection: one of :data:`PROJECTIONS`, or any of cartopy's.
+        title: above everything.
+        diverging: scales symmetric about zero; by default those of variables that have both signs.
+        levels: of the contours, or about how many.
+    """
+    if not isinstance(fields, xr.Dataset | xr.DataArray) or (isinstance(fields, xr.Dataset) and not fields.data_vars):
+        raise ValueError(f"fields must be a DataArray or a Dataset over (panel, lat, lon); got {described(fields)}")
+    variables = list(fields.data_vars.values()) if isinstance(fields, xr.Dataset) else [fields]
+    variables = [_gridded(values, ("panel",)) for values in variables]
+    panels, heading = [_name(panel) for panel in variables[0].panel.values], _titled(title, *variables, fields)
+    fig, axes = _page(variables[0], projection, [""] * len(variables), panels, heading, bars=len(variables))
+    for line, values in zip(axes, variables, strict=True):
+        pictures = _finite(values)
+        signed = bool((pictures < 0).any() and (pictures > 0).any()) if diverging is None else diverging
+        scale = _Scale(pictures, pictures, signed, None, levels)
+        _paint(fig, line[None], pictures[None], values, scale, axis_label(values, str(values.name or "")))
+    return fig
+
+
+def score_curves(scores: xr.Dataset, variables: Sequence[str] = ("rmse", "acc"), title: str = "") -> Figure:
+    """Scores by lead time: mean over seeds, a band of one standard deviation.
+
+    Args:
+        scores: ``variables`` over (model, seed, lead_time), baselines among the models; each has a panel. That of
+            ``acc``, the anomaly correlation, has a line where forecasts cease to be useful.
+        variables: names of variables.
+        title: above everything.
+    """
+    if not variables:
+        raise ValueError("variables must name at least one variable of scores; got none")
+    for name in variables:
+        needs(scores, (name,), ("model", "seed", "lead_time"))
+    days, limit = _in_days(scores), {"color": "0.4", "linewidth": 0.8, "zorder": 1}
+    fig, axes = plt.subplots(1, len(variables), figsize=(PAGE, 3), squeeze=False, sharex=True)
+    for ax, name in zip(axes[0], variables, strict=True):
+        lines_by(ax, days[name], "model", "lead_time", STYLE)
+        ax.set(xlabel="lead time (days)", ylabel=axis_label(scores[name], name), xlim=(0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        if name == "acc":
+            ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
+            ax.axhline(USEFUL, **limit)
+            axes[0, 0].plot([], [], **limit, label=f"useful above {USEFUL}")
+        else:
+            ax.set_ylim(0, None)
+    legend_above(fig, axes[0, 0], _titled(title, *scores.data_vars.values(), scores))
+    return fig
+
+
+def zonal_error(data: xr.Dataset, title: str = "") -> Figure:
+    """Error by latitude, a panel for each lead time: mean over seeds, a band of one standard deviation.
+
+    Args:
+        data: over (model, seed, lead_time, lat), ``zonal_rmse``, as :func:`evaluation.weather.scores` gives it, or
+            ``rmse``.
+        title: above everything.
+    """
+    name = "zonal_rmse" if "zonal_rmse" in data else "rmse"
+    needs(data, (name,), ("model", "seed", "lead_time", "lat"))
+    leads = data.lead_time.values
+    fig, axes = plt.subplots(1, len(leads), figsize=(PAGE, 2.8), squeeze=False, sharex=True, sharey=True)
+    for ax, lead in zip(axes[0], leads, strict=True):
+        lines_by(ax, data[name].sel(lead_time=lead), "model", "lat", STYLE)
+        ax.set(title=_lead(lead), xlabel="latitude")
+        _latitudes(ax, data.lat.values, 30 if len(leads) < 3 else 60)
+    axes[0, 0].set_ylim(0, None)
+    axes[0, 0].set_ylabel(axis_label(data[name], "RMSE"))
+    legend_above(fig, axes[0, 0], _titled(title, data[name], data))
+    return fig
+
+
+def climate(data: xr.Dataset, title: str = "") -> Figure:
+    """Zonal mean and standard deviation by latitude, a line for each season.
+
+    Args:
+        data: ``mean`` and ``deviation`` over (season, lat) or (row, season, lat); seasons are DJF, MAM, JJA and SON.
+            The first row (the data, say) is drawn as lines, a second one (a model) as markers.
+        title: above everything.
+    """
+    needs(data, ("mean", "deviation"), ("season", "lat"))
+    rows = data.row.values.tolist() if "row" in data.dims else [""]
+    if len(rows) > 2:
+        raise ValueError(f"data must have at most two rows; got {rows}")
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9), sharex=True)
+    for ax, name in zip(axes, ("mean", "deviation"), strict=True):
+        values = data[name] if "row" in data.dims else data[name].expand_dims(row=rows)
+        for season in values.season.values.tolist():
+            colour, marker = SEASONS[choice("season", season, SEASONS)]
+            line, *others = values.sel(season=season).transpose("row", "lat").values
+            ax.plot(data.lat, line, color=colour, label=season)
+            for points in others:
+                ax.plot(data.lat, points, marker, color=colour, markersize=3, markeredgewidth=0)
+        ax.set(xlabel="latitude", ylabel=axis_label(data[name], name))
+        _latitudes(ax, data.lat.values, 30)
+    axes[1].set_ylim(0, None)
+    if len(rows) == 2:
+        axes[0].plot([], [], color="0.4", label=_name(rows[0]))
+        axes[0].plot([], [], "o", color="0.4", markersize=3, label=_name(rows[1]))
+    legend_above(fig, axes[0], _titled(title, data["mean"], data))
+    return fig
+
+
+def forecast_slider(
+    fields: xr.DataArray,
+    *,
+    projection: str | ccrs.Projection = "orthographic",
+    title: str = "",
+    label: str = "",
+    diverging: bool = False,
+    limits: Sequence[float] | None = None,
+    levels: int | Sequence[float] = 10,
+    milliseconds: int = 500,
+) -> ipywidgets.VBox:
+    """The rows side by side at one lead time, which a slider moves or a button plays, for JupyterLab.
+
+    A picture is drawn when its lead is first shown, and kept. Without a browser nothing else happens:
+    :func:`forecast_maps` is the figure for the page.
+
+    Args:
+        fields, projection, title, label, diverging, limits, levels: see :func:`forecast_maps`.
+        milliseconds: from one lead to the next when played.
+    """
+    fields = _gridded(fields, ("row", "lead_time"))
+    whole("milliseconds", milliseconds, least=1)
+    leads = [_lead(lead) for lead in fields.lead_time.values]
+    pictures = _finite(fields)
+    names = [_name(row) for row in fields.row.values]
+    label = label or axis_label(fields, str(fields.name or ""))
+    scale = _Scale(pictures, pictures[0], diverging, limits, levels)
+    fig, axes = _page(fields, projection, [""], names, _titled(title, fields), bars=1)
+    drawn = _paint(fig, axes, pictures[None, :, 0], fields, scale, label)
+    plt.close(fig)  # or the notebook would show it beside the slider
+    fig.set_dpi(SCREEN)
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    fig.set_layout_engine("none")  # the first layout serves all
+
+    @cache
+    def picture(number: int) -> bytes:
+        for drawing, name, values in zip(drawn, names, pictures[:, number], strict=True):
+            drawing.show(values)
+            drawing.ax.set_title(f"{name}, {leads[number]}")
+        canvas.draw()
+        file = io.BytesIO()
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
+    image = ipywidgets.Image(value=picture(0), format="png", layout={"max_width": "100%"})
+    slider = ipywidgets.SelectionSlider(options=leads, description="lead time", layout={"width": "30em"})
+    play = ipywidgets.Play(max=len(leads) - 1, interval=milliseconds)
+    ipywidgets.jslink((play, "value"), (slider, "index"))
+    slider.observe(lambda change: setattr(image, "value", picture(change["new"])), "index")
+    return ipywidgets.VBox([ipywidgets.HBox([play, slider]), image])
+
+
+def cell_edges(fields: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of the grid's cells, lat [H + 1] and lon [W + 1] in degrees: half-way between the centres.
+
+    Longitudes that go all round end where they began, 360 degrees later; such a grid's latitudes end at a pole where
+    no other row would fit between.
+    """
+    lat, lon = (fields[name].values.astype(float) for name in ("lat", "lon"))
+    lat_edges, lon_edges = (_midpoints(centres) for centres in (lat, lon))
+    if _goes_round(lon):
+        first = (lon[0] + lon[-1] - 360) / 2
+        lon_edges[[0, -1]] = first, first + 360
+        if 90 + lat[0] < lat[1] - lat[0]:
+            lat_edges[0] = -90
+        if 90 - lat[-1] < lat[-1] - lat[-2]:
+            lat_edges[-1] = 90
+    return lat_edges.clip(-90, 90), lon_edges
+
+
+def _midpoints(centres: np.ndarray) -> np.ndarray:
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.array([2 * centres[0] - middle[0], *middle, 2 * centres[-1] - middle[-1]])
+
+
+def _pieces(edges: np.ndarray, cut: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces of cells, at most :data:`PIECE` degrees each; round the globe from the meridian ``cut`` where it is given.
+
+    Returns:
+        The number of each piece's cell, and the edges of the pieces.
+    """
+    cells, count = np.arange(len(edges)), math.ceil(np.diff(edges).max() / PIECE)
+    fine = np.interp(np.arange(cells[-1] * count + 1) / count, cells, edges)
+    if cut is not None:
+        fine = cut + np.unique(np.append((fine - cut) % 360, (0, 360)).round(9))
+    middle = (fine[1:] + fine[:-1]) / 2
+    if cut is not None:
+        middle = edges[0] + (middle - edges[0]) % 360
+    return np.searchsorted(edges, middle) - 1, fine
+
+
+def _goes_round(lon: np.ndarray) -> bool:
+    return bool(np.isclose(lon[0] + 360 - lon[-1], lon[-1] - lon[-2], rtol=1e-3))
+
+
+def _gridded(fields: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
+    """``fields`` over ``dims``, lat and lon in this order; raises ValueError where it is none or its grid no grid."""
+    wanted = (*dims, "lat", "lon")
+    if not isinstance(fields, xr.DataArray) or set(fields.dims) != set(wanted) or 0 in fields.shape:
+        raise ValueError(f"fields must be a DataArray over ({', '.join(wanted)}), not empty; got {described(fields)}")
+    if missing := [name for name in wanted if name not in fields.coords]:
+        raise ValueError(f"fields must have coordinates for all its dims; {', '.join(missing)} has none")
+    for name, low, high in (("lat", -90, 90), ("lon", -360, 720)):
+        values = fields[name].values.astype(float)
+        if len(values) < 2 or not (np.diff(values) > 0).all() or values[0] < low or values[-1] > high:
+            raise ValueError(f"{name} must ascend, at least 2 values from {low} to {high} degrees; got {values}")
+    if values[-1] - values[0] >= 360:
+        raise ValueError(f"lon must have no meridian twice; got {values[0]:g} to {values[-1]:g} degrees")
+    return fields.transpose(*wanted)
+
+
+def _finite(fields: xr.DataArray) -> np.ndarray:
+    """The values in double precision, nan wherever they are not finite."""
+    values = fields.values.astype(float)
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _lead(lead: np.timedelta64) -> str:
+    """A lead time in words: 6 h, 1 day, 3 days."""
+    if not isinstance(lead, np.timedelta64):
+        raise ValueError(f"lead_time must be timedelta64; got {lead!r}")
+    hours = float(lead / np.timedelta64(1, "h"))
+    if hours == 0 or hours % 24:
+        return f"{hours:g} h"
+    return f"{hours / 24:g} {'day' if hours == 24 else 'days'}"
+
+
+def _in_days(scores: xr.Dataset) -> xr.Dataset:
+    if scores.lead_time.dtype.kind != "m":
+        raise ValueError(f"lead_time must be timedelta64; got {scores.lead_time.dtype}")
+    return scores.assign_coords(lead_time=scores.lead_time.values / np.timedelta64(1, "D"))
+
+
+def _titled(title: str, *data: xr.Dataset | xr.DataArray) -> str:
+    """``title`` with the first source that the data name, unless it is there already."""
+    source = next((values.attrs["source"] for values in data if values.attrs.get("source")), "")
+    if source in title:
+        return title
+    return f"{title} ({source})" if title else source
+
+
+def _heading(fig: Figure, text: str) -> None:
+    if text:
+        fig.suptitle(textwrap.fill(text, 95), fontsize=10)
+
+
+class _Scale:
+    """Colours and contours for maps of ``values``: between ``limits``, by default those of the values ``typical``."""
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        typical: np.ndarray,
+        signed: bool,
+        limits: Sequence[float] | None,
+        levels: int | Sequence[float],
+    ):
+        finite = typical[np.isfinite(typical)]
+        if limits is not None:
+            if len(limits) != 2 or not np.isfinite(limits).all() or limits[0] >= limits[1]:
+                raise ValueError(f"limits must be two finite numbers, the lower one first; got {limits!r}")
+            self.low, self.high = map(float, limits)
+        elif signed or not finite.size or finite.min() == finite.max():
+            middle = 0.0 if signed or not finite.size else float(finite[0])
+            reach = largest(finite - middle)
+            self.low, self.high = middle - reach, middle + reach
+        else:
+            self.low, self.high = float(finite.min()), float(finite.max())
+        self.signed, self.arrows = signed, clipped(values, self.low, self.high)
+        if np.ndim(levels) == 0:
+            levels = MaxNLocator(whole("levels", levels, least=1)).tick_values(self.low, self.high)
+            levels = levels[levels != 0] if signed else levels  # 0 would wind through all that is small
+        self.levels = np.asarray(levels, float)
+
+
+def _page(
+    fields: xr.DataArray,
+    projection: str | ccrs.Projection,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    bars: int,
+) -> tuple[Figure, np.ndarray]:
+    """A page of empty maps [row, column] with their names, high enough for the title and for colour bars below."""
+    outline = None
+    if not isinstance(projection, ccrs.Projection):
+        projection = PROJECTIONS[choice("projection", projection, PROJECTIONS)]
+        if projection is None:
+            projection, outline = _region(fields)
+    if outline is None:
+        (west, east), (south, north) = projection.x_limits, projection.y_limits
+    else:
+        (west, south), (east, north) = outline.min(0), outline.max(0)
+    aspect, words = (north - south) / (east - west), LETTER * max(map(len, rows))
+    upright = words < aspect * PAGE / len(columns)  # along the map's side, if it is long enough
+    height = min(aspect * (PAGE - (0.2 if upright else words)) / len(columns), 2.8)
+    size = (PAGE, len(rows) * (height + 0.06) + 0.5 * bars + 0.25 * (1 + bool(title)))
+    fig, axes = plt.subplots(
+        len(rows),
+        len(columns),
+        figsize=size,
+        dpi=PREVIEW,
+        squeeze=False,
+        layout="compressed",
+        subplot_kw={"projection": projection},
+    )
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0, hspace=0)
+    for ax in axes.flat:
+        ax.set(xlim=(west, east), ylim=(south, north))
+        if outline is not None:
+            ax.set_boundary(Outline(outline))
+        ax.spines["geo"].set(linewidth=0.6, color="0.3")
+    for ax, name in zip(axes[0], columns, strict=True):
+        ax.set_title(name)
+    for ax, name in zip(axes[:, 0], rows, strict=True):  # cartopy's axes have no label
+        ax.text(-0.04, 0.5, name, transform=ax.transAxes, rotation=90 * upright, ha="right", va="center")
+    _heading(fig, title)
+    return fig, axes
+
+
+def _region(fields: xr.DataArray) -> tuple[ccrs.Projection, np.ndarray]:
+    """A projection for the grid's extent, conformal conic outside the tropics, and its outline there, [points, 2]."""
+    lat, lon = cell_edges(fields)
+    middle = (lon[0] + lon[-1]) / 2
+    south, north = lat[[0, -1]]
+    if south * north > 0 and max(-south, north) < 90 and lon[-1] - lon[0] < 180:
+        parallels = south + (north - south) / 6, north - (north - south) / 6
+        far = -30 if south > 0 else 30  # where the map is cut, as it is infinite
+        projection = ccrs.LambertConformal(middle, (south + north) / 2, standard_parallels=parallels, cutoff=far)
+    else:
+        projection = ccrs.PlateCarree(middle)
+    along, up = np.linspace(lon[0], lon[-1], 100), np.linspace(south, north, 100)
+    sides = (along, south), (lon[-1], up), (along[::-1], north), (lon[0], up[::-1])
+    corners = np.concatenate([np.stack(np.broadcast_arrays(*side), -1) for side in sides])
+    points = projection.transform_points(ccrs.PlateCarree(middle), corners[:, 0] - middle, corners[:, 1])
+    return projection, points[:, :2]
+
+
+def _name(name: Any) -> str:
+    """What stands on a figure for a row or panel: the label of a model, a lead time in words, or the name itself."""
+    if isinstance(name, np.timedelta64):
+        return _lead(name)
+    return STYLE[name]["label"] if name in STYLE else str(name)
+
+
+class _Map:
+    """A field on a map: its cells in colour, grey where values are missing, contours and coastlines."""
+
+    def __init__(self, ax: GeoAxes, values: np.ndarray, fields: xr.DataArray, scale: _Scale):
+        self.ax, self.scale, self.lines = ax, scale, []
+        self.lat, self.lon = fields.lat.values.astype(float), fields.lon.values.astype(float)
+        lat, lon = cell_edges(fields)
+        # all round, contours close; and go on from the centres of the last row to the pole where cells end there
+        self.closed = _goes_round(self.lon)
+        self.south = self.closed and lat[0] == -90 < self.lat[0]
+        self.north = self.closed and lat[-1] == 90 > self.lat[-1]
+        # cartopy leaves out cells across the horizon, draws their edges straight, and is slow where one lies across the
+        # map's seam: pieces that are small and end at the seam do without
+        rows, lat = _pieces(lat)
+        columns, lon = _pieces(lon, ax.projection.proj4_params.get("lon_0", 0) - 180 if self.closed else None)
+        self.pieces = np.ix_(rows, columns)
+        options = {"cmap": "RdBu_r" if scale.signed else SEQUENTIAL, "vmin": scale.low, "vmax": scale.high}
+        cells, flat = values[self.pieces], ccrs.PlateCarree()
+        self.mesh = ax.pcolormesh(lon, lat, cells, transform=flat, rasterized=True, **options)
+        ax.coastlines("110m", linewidth=0.5, color="0.4" if scale.signed else "0.15")
+        ax.set_facecolor("0.8")
+        self._draw_contours(values)
+
+    def show(self, values: np.ndarray) -> None:
+        """Draws other values in place of those that are there."""
+        self.mesh.set_array(values[self.pieces])
+        while self.lines:
+            self.lines.pop().remove()
+        self._draw_contours(values)
+
+    def _draw_contours(self, values: np.ndarray) -> None:
+        if not np.isfinite(values).any():
+            text = self.ax.text(0.5, 0.5, "not finite", transform=self.ax.transAxes, ha="center", va="center")
+            self.lines.append(text)
+            return
+        levels, lat, lon = self.scale.levels, self.lat, self.lon
+        if not ((levels > np.nanmin(values)) & (levels < np.nanmax(values))).any():
+            return
+        if self.south:
+            lat, values = np.array([-90, *lat]), np.vstack([np.full_like(values[0], values[0].mean()), values])
+        if self.north:
+            lat, values = np.array([*lat, 90]), np.vstack([values, np.full_like(values[-1], values[-1].mean())])
+        if self.closed:
+            values, lon = add_cyclic_point(values, lon)
+        style = {"levels": levels, "colors": "black" if self.scale.signed else "white", "linewidths": 0.4}
+        self.lines.append(self.ax.contour(lon, lat, values, transform=ccrs.PlateCarree(), **style))
+
+
+def _paint(
+    fig: Figure, axes: np.ndarray, pictures: np.ndarray, fields: xr.DataArray, scale: _Scale, label: str
+) -> list[_Map]:
+    """Draws ``pictures`` [row, column, lat, lon] on ``axes`` [row, column], with a colour bar below."""
+    flat = pictures.reshape(-1, *pictures.shape[2:])
+    drawn = [_Map(ax, values, fields, scale) for ax, values in zip(axes.flat, flat, strict=True)]
+    bar = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.02}
+    fig.colorbar(drawn[0].mesh, ax=axes, label=label, extend=scale.arrows, **bar)
+    return drawn
+
+
+def _latitudes(ax: Axes, lat: np.ndarray, step: int) -> None:
+    """Ticks as 60°S along the whole meridian, or the part of it that there is."""
+    ax.set_xlim(_midpoints(lat)[[0, -1]].clip(-90, 90))
+    ax.xaxis.set_major_locator(MultipleLocator(step))
+    ax.xaxis.set_major_formatter(LatitudeFormatter())

@@ -1,0 +1,404 @@
+"""The padded convolution and the residual norm against torch's own; outputs and gradients, by kernels and eagerly."""
+
+import re
+from math import pi
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from minconv.core import layers
+from minconv.core.layers import PADDINGS, ChannelNorm, PaddedConv2d, ResidualNorm, on_frames, residual_norm_of, wrap
+from minconv.kernels.autograd import cpu_kernels
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=["kernels", "eager"], autouse=True)
+def way(request, monkeypatch) -> str:
+    """With the compiled kernels, and as where there are none; uninitialised memory holds NaN."""
+    if request.param == "eager":
+        monkeypatch.setattr(layers, "cpu_kernels", lambda x: None)
+    elif not cpu_kernels(torch.zeros(1)):
+        pytest.skip("needs numba")
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        make = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *size, make=make, **options: make(*size, **options).fill_(torch.nan))
+    return request.param
+
+
+def conv(padding: str, kernel: int = 3, into: int = 2, out: int = 3) -> PaddedConv2d:
+    torch.manual_seed(0)
+    return PaddedConv2d(into, out, kernel, padding).double()
+
+
+def frames(*size: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def padded(x: torch.Tensor, padding: str, margins: tuple[int, int]) -> torch.Tensor:
+    """x [N, C, H, W] with margins (rows, columns), place by place."""
+    height, width = x.shape[-2:]
+
+    def value(r: int, c: int) -> torch.Tensor:
+        if padding == "replicate":
+            r, c = min(max(r, 0), height - 1), min(max(c, 0), width - 1)
+        if padding == "sphere" and r < 0:
+            r, c = -1 - r, c + width // 2
+        if padding == "sphere" and r >= height:
+            r, c = 2 * height - 1 - r, c + width // 2
+        if padding == "circular":
+            r %= height
+        if padding in ("circular", "cylinder", "sphere"):
+            c %= width
+        inside = 0 <= r < height and 0 <= c < width
+        return x[..., r, c] if inside else torch.zeros_like(x[..., 0, 0])
+
+    rows, columns = (range(-margin, size + margin) for margin, size in zip(margins, (height, width), strict=True))
+    return torch.stack([torch.stack([value(r, c) for c in columns], -1) for r in rows], -2)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(
+    "kernel, size",
+    [
+        (1, (4, 5)),
+        (3, (4, 5)),
+        (3, (2, 2)),
+        (3, (1, 7)),
+        (3, (7, 1)),
+        (3, (1, 1)),
+        (5, (2, 3)),
+        (7, (3, 3)),
+        (5, (6, 4)),
+    ],
+)
+def test_convolution_keeps_the_size_and_pads_place_by_place(padding, kernel, size):
+    layer = conv(padding, kernel)
+    if padding == "sphere":  # of even width only
+        size = size[0], 2 * size[1]
+    x = frames(2, 2, *size).requires_grad_()
+    expected = F.conv2d(padded(x, padding, (kernel // 2,) * 2), layer.weight, layer.bias)
+    found = layer(x)
+    assert found.shape == (2, 3, *size)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    inputs, cotangent = (x, layer.weight, layer.bias), frames(*found.shape, seed=2)
+    for one, other in zip(
+        torch.autograd.grad(found, inputs, cotangent), torch.autograd.grad(expected, inputs, cotangent), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_gradcheck(padding):
+    layer = conv(padding, into=1, out=2)
+    x = frames(1, 1, 3, 4).requires_grad_()
+    assert torch.autograd.gradcheck(layer, (x,))
+    assert torch.autograd.gradgradcheck(layer, (x,))
+
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+POLES = {"circular": False, "sphere": True}
+
+
+@pytest.mark.parametrize("padding", POLES)
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("margins", [(0, 0), (1, 0), (0, 2), (1, 1), (3, 4), (2, 3)])
+def test_wrap_takes_margins_from_the_other_side(margins, memory, padding):
+    x = frames(2, 5, 3, 4).contiguous(memory_format=FORMATS[memory])
+    expected, pole = padded(x, padding, margins), POLES[padding]
+    for dtype in (torch.float64, torch.float32):
+        found = wrap(margins, x.to(dtype), pole)
+        assert found.dtype == dtype and torch.equal(found, expected.to(dtype))
+    inputs = x[:1, :2].requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: wrap(margins, x, pole), inputs)
+    assert torch.autograd.gradgradcheck(lambda x: wrap(margins, x, pole), inputs)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_gradient_of_the_padded_convolution_is_its_adjoint(padding, kernel, memory, dtype, tolerance):
+    """<A x, y> = <x, A' y> for the linear part A of the layer."""
+    layer = conv(padding, kernel).to(dtype)
+    x = frames(3, 2, 5, 8).to(dtype).contiguous(memory_format=FORMATS[memory]).requires_grad_()
+    found = layer(x) - layer.bias.view(-1, 1, 1)
+    y = frames(*found.shape, seed=2).to(dtype).contiguous(memory_format=FORMATS[memory])
+    (back,) = torch.autograd.grad(found, x, y)
+    one, other = ((a.double() * b.double()).sum() for a, b in ((found, y), (x, back)))
+    torch.testing.assert_close(one, other, rtol=0, atol=tolerance * y.norm().item())
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_padding_in_vmap_over_any_dimension(padding):
+    layer, x = conv(padding), frames(2, 2, 2, 4, 6)
+    for dim in (0, 1):
+        expected = torch.stack([layer(one) for one in x.unbind(dim)])
+        torch.testing.assert_close(torch.vmap(layer, in_dims=dim)(x), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_padding_under_compile(padding):
+    layer, x = conv(padding, 5), frames(2, 2, 4, 6).requires_grad_()
+    torch._dynamo.reset()
+    found, expected = torch.compile(layer, backend="aot_eager")(x), layer(x)
+    cotangent = frames(*expected.shape, seed=2)
+    for one, other in zip(
+        [found, *torch.autograd.grad(found, x, cotangent)],
+        [expected, *torch.autograd.grad(expected, x, cotangent)],
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+HARMONICS = {  # real, of degree l and order m, without their norms, in Cartesian coordinates of the unit sphere
+    "l=1, m=1": lambda x, y, z: x,
+    "l=2, m=0": lambda x, y, z: 3 * z**2 - 1,
+    "l=2, m=1": lambda x, y, z: y * z,
+    "l=3, m=-2": lambda x, y, z: x * y * z,
+    "l=4, m=3": lambda x, y, z: x * (x**2 - 3 * y**2) * z,
+}
+
+
+@pytest.mark.parametrize("harmonic", HARMONICS)
+def test_on_the_sphere_a_harmonic_goes_on_over_the_poles(harmonic):
+    """Its margin is the function itself at latitudes beyond 90 degrees, where cos(latitude) changes sign."""
+    height, width, margins = 8, 16, (3, 2)
+
+    def sample(up: int, left: int) -> torch.Tensor:
+        rows, columns = torch.arange(-up, height + up).double(), torch.arange(-left, width + left).double()
+        latitude, longitude = (rows[:, None] + 0.5) * pi / height - pi / 2, columns * 2 * pi / width
+        x, y = latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin()
+        return HARMONICS[harmonic](x, y, latitude.sin().expand_as(x)).view(1, 1, *x.shape)
+
+    torch.testing.assert_close(wrap(margins, sample(0, 0), pole=True), sample(*margins), rtol=0, atol=1e-14)
+
+
+def test_the_sphere_turns_and_mirrors_with_its_margins():
+    """A field turned about the axis, or with its hemispheres or its longitudes exchanged, gives its margins so."""
+    x = frames(2, 3, 4, 6)
+    for turn in (1, -4):
+        assert torch.equal(wrap((2, 0), x.roll(turn, -1), pole=True), wrap((2, 0), x, pole=True).roll(turn, -1))
+    for axis in (-2, -1):
+        assert torch.equal(wrap((2, 3), x.flip(axis), pole=True), wrap((2, 3), x, pole=True).flip(axis))
+
+
+def normed(size: tuple[int, ...], dtype: torch.dtype = torch.float64):
+    """The residual norm with an affine map, and x, y [B, T, C, H, W] for it."""
+    norm = ResidualNorm(size[-2:]).to(dtype)
+    with torch.no_grad():
+        norm.weight.copy_(1 + frames(*size[-2:], seed=3))
+        norm.bias.copy_(frames(*size[-2:], seed=4))
+    return norm, (3 + frames(*size)).to(dtype).requires_grad_(), frames(*size, seed=2).to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(
+    "size", [(2, 3, 5, 4, 6), (1, 1, 40, 16, 16), (1, 2, 1, 3, 3), (1, 2, 17, 1, 5), (3, 1, 2, 7, 1)]
+)
+def test_residual_norm_is_the_layer_norm_of_the_sum(size, dtype, tolerance):
+    norm, x, y = normed(size, dtype)
+    inputs, cotangent = (x, y, norm.weight, norm.bias), frames(*size, seed=5).to(dtype)
+    found = norm(x, y)
+    doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected = F.layer_norm(doubles[0] + doubles[1], size[-2:], *doubles[2:], norm.eps)
+    assert found.dtype == dtype
+    for one, other in zip(
+        [found, *torch.autograd.grad(found, inputs, cotangent)],
+        [expected, *torch.autograd.grad(expected, doubles, cotangent.double())],
+        strict=True,
+    ):
+        torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance * other.abs().max().item())
+
+
+def test_residual_norm_in_any_memory_format():
+    norm, x, y = normed((2, 3, 5, 4, 6))
+    strange = x.detach().movedim(2, -1).contiguous().movedim(-1, 2), y.detach().mT.contiguous().mT
+    assert not strange[0].is_contiguous() and not strange[1].is_contiguous()
+    torch.testing.assert_close(norm(*strange), norm(x, y), rtol=0, atol=1e-12)
+
+
+def test_gradients_of_the_residual_norm():
+    norm, x, y = normed((1, 2, 2, 2, 3))
+
+    def function(*inputs):
+        return layers.residual_norm(norm.eps, *(frame.flatten(0, 1) for frame in inputs[:2]), *inputs[2:])
+
+    inputs = (x, y, norm.weight, norm.bias)
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_gradients_of_the_residual_norm_of_inputs_that_depend_on_each_other():
+    norm, x, _ = normed((1, 2, 2, 2, 3))
+    assert torch.autograd.gradgradcheck(lambda x: norm(x, 2 * x.sin()), (x,))
+    x = frames(1, 1, 3, 4)
+    found = torch.func.grad(lambda x: wrap((1, 2), x).square().sum())(x)
+    assert torch.equal(found, torch.autograd.functional.jacobian(lambda x: wrap((1, 2), x).square().sum(), x))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, y, w, b: (x, y[:, :1], w, b),
+        lambda x, y, w, b: (x, y, w[:2], b[:2]),
+        lambda x, y, w, b: (x, y, w, b.float()),
+    ],
+)
+def test_residual_norm_leaves_what_does_not_fit_to_torch(change):
+    inputs = change(frames(2, 3, 4, 4), frames(2, 3, 4, 4, seed=2), *frames(2, 4, 4, seed=3).unbind())
+    x, y, weight, bias = inputs
+    try:
+        expected = F.layer_norm(x + y, weight.shape, weight, bias, 1e-5)
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError, match=re.escape(str(error).splitlines()[0])):
+            layers.residual_norm(1e-5, *inputs)
+    else:
+        torch.testing.assert_close(layers.residual_norm(1e-5, *inputs), expected)
+
+
+def test_residual_norm_takes_weights_of_any_strides():
+    x, y, weights = frames(2, 3, 4, 5), frames(2, 3, 4, 5, seed=2), frames(4, 5, 3, seed=3)
+    weight, bias = weights[..., 1], weights[..., 2]
+    expected = F.layer_norm(x + y, (4, 5), weight.contiguous(), bias.contiguous(), 1e-5)
+    torch.testing.assert_close(layers.residual_norm(1e-5, x, y, weight, bias), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("over, dims", [("frame", (2, 3, 4)), ("channels", (2,))])
+def test_channel_norm_takes_mean_and_variance_away(over, dims):
+    norm, (x, y) = ChannelNorm(3, over).double(), (frames(2, 4, 3, 5, 6, seed=seed) for seed in (1, 2))
+    z = norm(x, y)
+    torch.testing.assert_close(z.mean(dims), torch.zeros_like(z.mean(dims)), rtol=0, atol=1e-12)
+    before = (x + y).var(dims, correction=0)
+    torch.testing.assert_close(z.var(dims, correction=0), before / (before + norm.eps), rtol=0, atol=1e-12)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        norm.bias.copy_(torch.tensor([0.5, 0.0, -0.5]))
+    affine = z * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x, y), affine, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(norm, [tensor[:1, :2].requires_grad_() for tensor in (x, y)])
+    together = torch.vmap(norm)(torch.stack([x, y]), torch.stack([y, 2 * x]))
+    torch.testing.assert_close(together, torch.stack([norm(x, y), norm(y, 2 * x)]), rtol=0, atol=1e-12)
+
+
+def test_only_the_norm_over_the_plane_makes_all_channels_one_size():
+    x, y = frames(1, 1, 2, 6, 6) * torch.tensor([1.0, 10.0], dtype=torch.float64)[:, None, None], torch.zeros(1)
+    sizes = {
+        norm: residual_norm_of(norm, 2, (6, 6)).double()(x, y.double().expand_as(x)).std((-2, -1)).flatten().tolist()
+        for norm in ("plane", "frame")
+    }
+    small, large = x.std((-2, -1)).flatten().tolist()
+    assert sizes["plane"][1] / sizes["plane"][0] == pytest.approx(1, rel=1e-3)
+    assert sizes["frame"][1] / sizes["frame"][0] == pytest.approx(large / small, rel=1e-6)
+
+
+def test_no_frames():
+    x = frames(0, 3, 4, 5)
+    assert wrap((1, 1), x).shape == (0, 3, 6, 7)
+    assert layers.residual_norm(1e-5, x, x, *torch.ones(2, 4, 5).double()).shape == x.shape
+
+
+def test_margins_larger_than_the_frame_are_refused():
+    for pole in (False, True):
+        with pytest.raises(ValueError, match=r"frames must be at least 5 wide where they wrap; got \[1, 1, 4, 6\]"):
+            wrap((5, 0), frames(1, 1, 4, 6), pole)
+
+
+def test_the_sphere_has_an_even_width():
+    with pytest.raises(ValueError, match=r"the width of frames must be even for padding sphere; got \[1, 2, 4, 5\]"):
+        conv("sphere")(frames(1, 2, 4, 5))
+
+
+def test_residual_norm_in_vmap():
+    """Over models: frames and affine maps differ."""
+    stacked = [frames(3, 2, 2, 4, 5), frames(3, 2, 2, 4, 5, seed=2), frames(3, 4, 5, seed=3), frames(3, 4, 5, seed=4)]
+    found = torch.vmap(lambda *x: layers.residual_norm(1e-5, *x))(*stacked)
+    expected = torch.stack([layers.residual_norm(1e-5, *x) for x in zip(*stacked, strict=True)])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_residual_norm_shows_what_is_not_finite(bad):
+    norm, x, y = normed((2, 3, 5, 4, 6))
+    with torch.no_grad():
+        x[1, 2, 3, 0, 0] = bad
+    frame = norm(x, y)[1, 2]
+    assert frame[3].isnan().all() and frame[:3].isfinite().all() and frame[4].isfinite().all()
+
+
+@pytest.mark.parametrize("padding", ["circular", "sphere", "replicate"])
+def test_a_constant_stays_constant_where_nothing_is_zero(padding):
+    layer = conv(padding)
+    found = layer(torch.ones(1, 2, 4, 4, dtype=torch.float64))
+    torch.testing.assert_close(found, found[..., :1, :1].expand_as(found), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("padding", ["cylinder", "sphere"])
+def test_the_globe_is_periodic_in_width_only(padding):
+    layer, x = conv(padding), frames(1, 2, 4, 6)
+    torch.testing.assert_close(layer(x.roll(2, -1)), layer(x).roll(2, -1), rtol=0, atol=1e-14)
+    assert not torch.allclose(layer(x.roll(1, -2)), layer(x).roll(1, -2))
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_keeps_the_dtype_of_its_input_under_autocast(padding):
+    layer, x = conv(padding).float(), frames(1, 2, 4, 4).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, layer(x), rtol=0, atol=3e-2)
+
+
+def test_on_frames_is_the_layer_on_every_frame():
+    layer, x = conv("circular"), frames(2, 3, 2, 4, 5)
+    expected = torch.stack([layer(x[:, t]) for t in range(3)], 1)
+    torch.testing.assert_close(on_frames(layer, x), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_a_dilated_kernel_is_a_larger_one_with_zeros_between(padding, dilation):
+    dilated, x = PaddedConv2d(2, 3, 3, padding, dilation).double(), frames(2, 2, 8, 6)
+    dense = PaddedConv2d(2, 3, 1 + 2 * dilation, padding).double()
+    with torch.no_grad():
+        dense.weight.zero_()[..., ::dilation, ::dilation] = dilated.weight
+        dense.bias.copy_(dilated.bias)
+    torch.testing.assert_close(dilated(x), dense(x), rtol=0, atol=1e-12)
+
+
+def test_says_what_it_is():
+    assert "2, 3, kernel_size=3, padding=cylinder" in repr(conv("cylinder"))
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (
+            (2, 3, 3, "reflect"),
+            ValueError,
+            "padding must be one of zeros, circular, cylinder, sphere, replicate; got 'reflect'",
+        ),
+        ((2, 3, 3, None), TypeError, "padding must be a string"),
+        ((2, 3, 4), ValueError, "kernel_size must be odd.*4"),
+        ((2, 3, 0), ValueError, "kernel_size must be at least 1; got 0"),
+        ((2, 3, 3.0), TypeError, "kernel_size must be a whole number; got 3.0"),
+        ((0, 3), ValueError, "in_channels must be at least 1; got 0"),
+        ((2, -1), ValueError, "out_channels must be at least 1; got -1"),
+    ],
+)
+def test_rejects(arguments, error, message):
+    with pytest.raises(error, match=message):
+        PaddedConv2d(*arguments)
+
+
+@pytest.mark.parametrize(
+    "padding, size", [("circular", (1, 4)), ("circular", (4, 1)), ("cylinder", (4, 1)), ("sphere", (1, 4))]
+)
+def test_rejects_frames_that_wrap_more_than_once(padding, size):
+    with pytest.raises(ValueError, match="at least 2 wide where they wrap"):
+        conv(padding, 5)(frames(1, 2, *size))
+    if padding == "cylinder":
+        assert conv(padding, 5)(frames(1, 2, *size[::-1])).shape == (1, 3, 1, 4)

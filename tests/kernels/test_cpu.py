@@ -1,0 +1,180 @@
+"""The compiled kernels: what they promise beside the scan's and the layers' own tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minconv import Forecaster
+from minconv.core import layers
+from minconv.core.scan import gated_scan, linear_scan
+from minconv.kernels.lanes import Lanes
+
+numba = pytest.importorskip("numba")
+from minconv.kernels import cpu_loops as kernels  # noqa: E402 - which needs numba
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@numba.njit(**kernels.FLAGS)
+def exps(x, y):
+    for n in range(x.size):
+        y[n] = kernels.exp(x[n])
+
+
+@pytest.mark.parametrize("dtype, least", [(np.float32, -87), (np.float64, -708)])
+def test_exp_is_good_to_the_last_place(dtype, least):
+    x = np.concatenate([np.linspace(least, 0, 100_001), -np.logspace(-12, 2, 1001).clip(max=-least)]).astype(dtype)
+    y = np.empty_like(x)
+    exps(x, y)
+    exact = np.exp(x.astype(np.longdouble))
+    assert np.abs(y / exact - 1).max() < np.finfo(dtype).eps
+    assert y[x == 0] == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp_of_what_is_no_ordinary_number(dtype):
+    x = np.array([np.nan, -np.inf, -1e30, -0.0], dtype)
+    y = np.empty_like(x)
+    exps(x, y)
+    assert np.isnan(y[0]) and 0 <= y[1] < 1e-37 and 0 <= y[2] < 1e-37 and y[3] == 1
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, for this test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def step(model: torch.nn.Module, frames: torch.Tensor) -> list[torch.Tensor]:
+    """Predictions, and the gradients of all weights."""
+    found = model(frames, 2)
+    return [found.detach(), *torch.autograd.grad(found.square().sum(), list(model.parameters()))]
+
+
+@pytest.mark.parametrize("gating, blocks", [("gru", 2), ("lstm", 3), ("explstm", 3)])
+@pytest.mark.parametrize("size", [(1, 3, 7, 31, 37), (3, 2, 16, 16, 16), (2, 5, 1, 100, 101)])
+def test_threads_share_the_work(gating, blocks, size, threads):
+    """Each lane is one thread's, so that any number of threads gives the same bits."""
+    batch, steps, channels, height, width = size
+    generator = torch.Generator().manual_seed(0)
+    gates = torch.randn(batch, steps, blocks * channels, height, width, generator=generator)
+    h0, cotangent = torch.rand(batch, channels, height, width), torch.randn(*size, generator=generator)
+    assert cotangent.numel() >= kernels.WORTH_THREADS
+    for memory in (gates, gates.movedim(2, -1).contiguous().movedim(-1, 2)):
+        results = []
+        for count in (1, 2, 3, 8):
+            threads(count)
+            inputs = memory.clone().requires_grad_(), h0.clone().requires_grad_()
+            h = gated_scan(*inputs, gating, "cpu")
+            results.append([h.detach(), *torch.autograd.grad(h, inputs, cotangent)])
+        for other in results[1:]:
+            assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("padding", ["circular", "sphere"])
+def test_a_model_is_the_same_with_any_number_of_threads(padding, threads):
+    torch.manual_seed(0)
+    model = Forecaster("minconvlstm", hidden=20, layers=2, padding=padding).double()
+    frames = torch.randn(1, 6, 1, 16, 16).double()
+    results = []
+    for count in (1, 2, 5):
+        threads(count)
+        results.append(step(model, frames))
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=0, atol=1e-12 * max(1, two.abs().max().item()))
+
+
+def test_without_openmp_one_thread_does_all(threads, monkeypatch):
+    a, b = torch.rand(2, 3, 20_000), torch.rand(2, 3, 20_000)
+    threads(2)
+    expected = linear_scan(a, b, b[:, 0], "cpu")
+    monkeypatch.setattr(kernels, "_parallel", None)
+    assert torch.equal(linear_scan(a, b, b[:, 0], "cpu"), expected)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo's own, where it takes the graph up again
+@pytest.mark.parametrize("cell", ["minconvgru", "minconvlstm", "minconvexplstm", "convlstm"])
+@pytest.mark.parametrize("kind", ["compile", "checkpoint"])
+def test_under_compile_and_checkpoint(cell, kind):
+    torch.manual_seed(0)
+    model, frames = Forecaster(cell, hidden=4, layers=2, size=(6, 6)).double(), torch.randn(2, 5, 1, 6, 6).double()
+    expected = step(model, frames)
+    if kind == "compile":
+        torch._dynamo.reset()
+        changed = torch.compile(model, backend="aot_eager")
+    else:
+        changed = torch.nn.Module()
+        changed.model = model
+        changed.forward = lambda *x: torch.utils.checkpoint.checkpoint(model, *x, use_reentrant=False)
+    for one, two in zip(step(changed, frames), expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-10 * max(1, two.abs().max().item()))
+
+
+def test_the_cpus_layout_goes_through_a_layer_without_copies():
+    model = Forecaster("minconvlstm", hidden=8, layers=2)
+    x = torch.randn(1, 3, 8, 16, 16)
+    gates = model.cells[0].conv(x.flatten(0, 1)).unflatten(0, (1, 3))
+    h, _ = model.cells[0](x)
+    z = model.norms[0](x, h)
+    assert Lanes(gates, "lstm").blocks([gates])[1].data_ptr() == gates[:, :, 8:].data_ptr()
+    for frames in (h.flatten(0, 1), z.flatten(0, 1)):
+        assert frames.is_contiguous(memory_format=torch.channels_last)
+        assert layers._places(frames).data_ptr() == frames.data_ptr()
+
+
+def test_gradients_that_can_be_differentiated_are_the_same():
+    torch.manual_seed(0)
+    model, frames = Forecaster("minconvlstm", hidden=4, layers=2, size=(6, 6)).double(), torch.randn(2, 5, 1, 6, 6)
+    weights = list(model.parameters())
+    once, again = (
+        torch.autograd.grad(model(frames.double(), 2).square().sum(), weights, create_graph=create)
+        for create in (False, True)
+    )
+    for one, two in zip(once, again, strict=True):
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-12 * max(1, one.abs().max().item()))
+    assert again[0].requires_grad
+
+
+def test_gradients_through_coefficients_that_depend_on_each_other():
+    c = torch.rand(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda c: linear_scan(c, 2 * c, c[:, 0] + c[:, 1], "cpu"), (c,))
+
+
+BROKEN_NUMBA = """
+import torch, minconv
+from minconv.core import scan
+model = minconv.Forecaster("minconvlstm", hidden=4, layers=2)
+model(torch.randn(1, 3, 1, 16, 16), 2).sum().backward()
+print("cpu" in scan.usable("cpu"))
+"""
+
+
+def test_where_numba_cannot_be_imported_eager_operations_serve(tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('made for another NumPy')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-W", "error", "-c", BROKEN_NUMBA]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_where_no_cache_can_be_written_code_is_compiled_anew(monkeypatch):
+    def refuse(signature, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.cfunc(signature, **options)
+
+    monkeypatch.setattr(kernels, "cfunc", refuse)
+    kernel = kernels.Kernel(kernels.wrap.body)
+    x, padded = torch.arange(6.0).view(1, 6, 1), torch.empty(1, 12, 1)
+    kernel(torch.float32, 12, 1, 2, 3, 1, 1, 0, 0, x, padded)
+    assert padded.view(4, 3).tolist() == [[3, 4, 5], [0, 1, 2], [3, 4, 5], [0, 1, 2]]
