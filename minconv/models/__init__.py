@@ -1,0 +1,90 @@
+"""The models by name: what they are called, whether they are minimal, and how one is built.
+
+A model is called as ``model(frames, horizon)``: frames [B, T, C, H, W] -> [B, T + horizon, C, H, W], where output t
+predicts frame t + 1 and the last ``horizon`` outputs are made from the model's own.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from minconv.core.cells import CELLS, cell_class
+from minconv.models.forecaster import Forecaster
+from minconv.runtime.checks import choice
+from minconv.runtime.seeds import generator
+
+PARAMETERS = 175_000  # of a model, about, where not its channels but its size is asked for
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model is, whatever it is trained on.
+
+    Args:
+        label: in tables and figures.
+        minimal: whether its gates see the input alone, so that a sequence trains in one scan.
+        build: makes it, with random weights; takes its options.
+        channels: hidden channels of the two published sizes, for the flow and for geopotential.
+    """
+
+    label: str
+    minimal: bool
+    build: Callable[..., nn.Module]
+    channels: tuple[int, int]
+
+
+def _recurrent(cell: str, minimal: bool, *channels: int) -> Model:
+    return Model(CELLS[cell].__name__, minimal, partial(Forecaster, cell), channels)
+
+
+MODELS = {
+    "convgru": _recurrent("convgru", False, 28, 14),
+    "convlstm": _recurrent("convlstm", False, 25, 12),
+    "minconvgru": _recurrent("minconvgru", True, 49, 24),
+    "minconvlstm": _recurrent("minconvlstm", True, 40, 20),
+    "minconvexplstm": _recurrent("minconvexplstm", True, 40, 20),
+}
+
+
+def build_model(name: str, seed: int, **options: Any) -> nn.Module:
+    """A model with the initial weights of a seed, at about 175,000 parameters where ``hidden`` does not say otherwise.
+
+    Args:
+        name: one of ``MODELS``.
+        seed: of the weights; the global random state is left alone.
+        options: of the model. Without ``hidden`` it has the published channels; with ``layers`` or ``kernel_size``
+            among the options, as many as bring it nearest to that size.
+
+    Raises:
+        TypeError, ValueError: an unknown name, a seed that is none, or an option that the model does not allow.
+    """
+    model = MODELS[choice("name", name, MODELS)]
+    if "hidden" not in options:
+        reshaped = options.keys() & {"layers", "kernel_size"}
+        fixed = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in options.items())
+        options["hidden"] = _channels(name, fixed) if reshaped else model.channels[0]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(generator(seed, "weights").initial_seed())
+        return model.build(**options)
+
+
+@cache
+def _channels(name: str, options: tuple[tuple[str, Any], ...]) -> int:
+    """Hidden channels that bring a model nearest to the size of all."""
+
+    def size(channels: int) -> int:
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in MODELS[name].build(hidden=channels, **dict(options)).parameters())
+
+    above = bisect_left(range(1000), PARAMETERS, lo=2, key=size)
+    return min((above - 1, above), key=lambda channels: abs(size(channels) - PARAMETERS))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers that training changes."""
+    return sum(weight.numel() for weight in model.parameters())

@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from minconv.evaluation.errors import CLOSED_LOOP, PHASES, TEACHER_FORCING, spread
+from minconv.evaluation.compare import spread
+from minconv.evaluation.errors import CLOSED_LOOP, PHASES, TEACHER_FORCING
 from minconv.runtime.checks import choice, positive, whole
 from minconv.runtime.files import atomic, claim_room, write_json
 from minconv.runtime.provenance import provenance

@@ -8,6 +8,8 @@ import torch
 import xarray as xr
 
 from minconv.evaluation import errors as metrics
+from minconv.evaluation import persistence, rollout
+from minconv.evaluation.compare import collect, paired_difference, spread
 
 
 def waves(*numbers: tuple[int, int], size: int = 16) -> torch.Tensor:
@@ -85,7 +87,7 @@ def test_evaluate_keeps_both_spectra():
 
 def test_persistence_on_a_ramp_errs_by_the_lead_time():
     ramp = torch.arange(8.0).view(1, 8, 1, 1, 1).expand(3, 8, 2, 4, 4)
-    found = metrics.evaluate(metrics.persistence(ramp, 3), ramp, 3)
+    found = metrics.evaluate(rollout(persistence, ramp, 3), ramp, 3)
     np.testing.assert_allclose(found.rmse, [1, 1, 1, 2, 3, 4, 5])
     np.testing.assert_array_equal(found.rmse, found.lead)
     parts = metrics.summary(found)
@@ -102,9 +104,9 @@ def test_rollout_shows_the_context_only_and_covers_the_whole_test_set(batch):
         sizes.append(len(frames))
         return torch.cat([frames, frames[:, -1:].expand(-1, horizon, -1, -1, -1)], 1)
 
-    found = metrics.rollout(model, truth, 2, batch=batch)
+    found = rollout(model, truth, 2, batch=batch)
     assert not found.requires_grad
-    assert torch.equal(found, metrics.persistence(truth, 2))
+    assert torch.equal(found, truth[:, [0, 1, 1, 1, 1]])
     assert sum(sizes) == 5 and max(sizes) <= batch
 
 
@@ -119,7 +121,7 @@ def test_a_rollout_that_blows_up_is_seen():
     assert not np.isfinite(metrics.summary(found).closed_loop)
     assert np.isfinite(metrics.summary(found).teacher_forced)
     fine = metrics.evaluate(truth[:, 1:], truth, 2)
-    mean, deviation = metrics.spread(metrics.collect({("a", 1): found, ("a", 2): fine}))
+    mean, deviation = spread(collect({("a", 1): found, ("a", 2): fine}))
     assert np.isfinite(mean.rmse).values.tolist() == [[True] * 3 + [False] * 2]
     assert np.isfinite(deviation.rmse).values.tolist() == [[True] * 3 + [False] * 2]
 
@@ -132,31 +134,31 @@ def offsets(*values: float) -> list[xr.Dataset]:
 def test_collect_and_spread():
     a1, a2, b1, b2, p = offsets(1, 3, 5, 5, 7)
     runs = {("a", 11): a1, ("a", 12): a2, ("b", 11): b1, ("b", 12): b2, ("persistence", None): p}
-    found = metrics.collect(runs)
+    found = collect(runs)
     assert found.rmse.dims == ("model", "seed", "time")
     assert found.spectrum.dims == ("model", "seed", "time", "k")
     assert found.spectrum_truth.dims == ("time", "k")
     assert found.model.values.tolist() == ["a", "b", "persistence"] and found.seed.values.tolist() == [11, 12]
     assert found.attrs == {"context": 2, "samples": 3} and found.rmse.attrs["units"] == "1"
     assert {"lead", "phase"} <= set(found.coords)
-    mean, deviation = metrics.spread(found)
+    mean, deviation = spread(found)
     np.testing.assert_allclose(mean.rmse.isel(time=0), [2, 5, 7])
     np.testing.assert_allclose(deviation.rmse.isel(time=0), [math.sqrt(2), 0, 0], atol=1e-12)
     parts = metrics.summary(found)
     np.testing.assert_allclose(parts.closed_loop, [[1, 3], [5, 5], [7, 7]])
-    assert metrics.collect(list(runs.items())).identical(found)
+    assert collect(list(runs.items())).identical(found)
 
 
 def test_one_seed_has_no_spread():
     (a,) = offsets(1)
-    mean, deviation = metrics.spread(metrics.collect({("a", 1): a}))
+    mean, deviation = spread(collect({("a", 1): a}))
     np.testing.assert_allclose(mean.rmse, 1)
     assert np.isnan(deviation.rmse).all()
 
 
 def test_results_survive_a_file(tmp_path):
     a, p = offsets(1, 2)
-    found = metrics.collect({("a", 1): a, ("persistence", None): p})
+    found = collect({("a", 1): a, ("persistence", None): p})
     found.to_netcdf(tmp_path / "found.nc", engine="h5netcdf")
     with xr.open_dataset(tmp_path / "found.nc", engine="h5netcdf") as read:
         xr.testing.assert_equal(read.load(), found)
@@ -175,14 +177,14 @@ def test_collect_rejects(runs, message):
     results = offsets(1, 2, 3)
     pairs = runs.items() if isinstance(runs, dict) else runs
     with pytest.raises(ValueError, match=message):
-        metrics.collect([(key, results[index]) for key, index in pairs])
+        collect([(key, results[index]) for key, index in pairs])
 
 
 def test_collect_rejects_another_test_set():
     (a,) = offsets(1)
     truth = trajectories() + 1
     with pytest.raises(ValueError, match=r"one test set; \('b', 1\)"):
-        metrics.collect({("a", 1): a, ("b", 1): metrics.evaluate(truth[:, 1:], truth, 2)})
+        collect({("a", 1): a, ("b", 1): metrics.evaluate(truth[:, 1:], truth, 2)})
 
 
 @pytest.mark.parametrize(
@@ -192,8 +194,7 @@ def test_collect_rejects_another_test_set():
 def test_context_out_of_range(context, error):
     truth = trajectories()
     for call in (
-        lambda: metrics.rollout(lambda frames, horizon: frames, truth, context),
-        lambda: metrics.persistence(truth, context),
+        lambda: rollout(lambda frames, horizon: frames, truth, context),
         lambda: metrics.evaluate(truth[:, 1:], truth, context),
     ):
         with pytest.raises(error, match="context"):
@@ -203,21 +204,21 @@ def test_context_out_of_range(context, error):
 def test_wrong_frames():
     truth = trajectories()
     with pytest.raises(ValueError, match=r"trajectories must be \[N, T, C, H, W\]"):
-        metrics.persistence(truth[0], 2)
+        rollout(persistence, truth[0], 2)
     with pytest.raises(ValueError, match=r"trajectories must be \[N, T, C, H, W\]"):
-        metrics.persistence(truth[:0], 2)
+        rollout(persistence, truth[:0], 2)
     with pytest.raises(TypeError, match="trajectories must be a floating-point tensor; got"):
-        metrics.persistence(truth.long(), 2)
+        rollout(persistence, truth.long(), 2)
     with pytest.raises(TypeError, match="trajectories must be a floating-point tensor; got"):
-        metrics.persistence(truth.numpy(), 2)
+        rollout(persistence, truth.numpy(), 2)
     with pytest.raises(TypeError, match="prediction must be a floating-point tensor; got NoneType"):
         metrics.evaluate(None, truth, 2)
     with pytest.raises(ValueError, match="prediction must have shape"):
         metrics.evaluate(truth, truth, 2)
     with pytest.raises(ValueError, match="model must return"):
-        metrics.rollout(lambda frames, horizon: frames, truth, 2)
+        rollout(lambda frames, horizon: frames, truth, 2)
     with pytest.raises(ValueError, match="batch"):
-        metrics.rollout(lambda frames, horizon: frames, truth, 2, batch=0)
+        rollout(lambda frames, horizon: frames, truth, 2, batch=0)
 
 
 def by_lead(correlation, context: int = 3) -> xr.Dataset:
@@ -263,7 +264,7 @@ def test_correlation_time_by_model_and_seed():
     assert found.correlation_time.dims == ("model", "seed")
     np.testing.assert_allclose(found.correlation_time, [[1.5, 3], [0.5, 2.5]])
     assert found.censored.values.tolist() == [[False, True], [False, False]]
-    mean, _ = metrics.spread(found)
+    mean, _ = spread(found)
     np.testing.assert_allclose(mean.correlation_time, [2.25, 1.5])
     np.testing.assert_allclose(mean.censored, [0.5, 0])
 
@@ -272,7 +273,7 @@ def test_correlation_time_of_rotating_waves():
     x = torch.arange(64, dtype=torch.float64) / 64
     shift = torch.arange(12)[:, None, None, None] / 60  # of a wavelength a frame; correlation cos(2 pi shift)
     truth = torch.sin(2 * math.pi * (x + shift)).expand(12, 1, 4, 64).expand(2, 12, 1, 4, 64)
-    found = metrics.correlation_time(metrics.evaluate(metrics.persistence(truth, 4), truth, 4))
+    found = metrics.correlation_time(metrics.evaluate(rollout(persistence, truth, 4), truth, 4))
     before, after = (math.cos(2 * math.pi * lead / 60) for lead in (4, 5))
     assert float(found.correlation_time) == pytest.approx(4 + (before - 0.9) / (before - after))
 
@@ -306,7 +307,7 @@ def test_spectrum_error_and_drift_of_models_side_by_side():
         for name, factor in (("a", 1.0), ("b", 10.0))
         for seed in (1, 2)
     }
-    together = metrics.collect(runs)
+    together = collect(runs)
     error, moments = metrics.spectrum_error(together), metrics.drift(together)
     assert error.spectrum_error.dims == moments["mean"].dims == moments.variance_ratio.dims == ("model", "seed", "time")
     for found in (error, metrics.closed_loop_mean(error)):
@@ -314,7 +315,7 @@ def test_spectrum_error_and_drift_of_models_side_by_side():
         np.testing.assert_allclose(values[0], 0, atol=1e-12)
         np.testing.assert_allclose(values[1], 2, rtol=1e-12)
     np.testing.assert_allclose(moments.variance_ratio.mean(("seed", "time")), [1, 100])
-    mean, deviation = metrics.spread(metrics.closed_loop_mean(error))
+    mean, deviation = spread(metrics.closed_loop_mean(error))
     np.testing.assert_allclose(mean.spectrum_error, [0, 2], atol=1e-12)
     np.testing.assert_allclose(deviation.spectrum_error, 0, atol=1e-12)
 
@@ -354,7 +355,7 @@ def test_spectra_of_a_rollout_that_blows_up(value):
 
 def test_closed_loop_mean_is_of_these_frames_only():
     ramp = torch.arange(8.0).view(1, 8, 1, 1, 1).expand(3, 8, 2, 4, 4)
-    found = metrics.closed_loop_mean(metrics.evaluate(metrics.persistence(ramp, 3), ramp, 3)[["rmse"]])
+    found = metrics.closed_loop_mean(metrics.evaluate(rollout(persistence, ramp, 3), ramp, 3)[["rmse"]])
     assert float(found.rmse) == pytest.approx((2 + 3 + 4 + 5) / 4)
     assert found.rmse.attrs["long_name"] == "RMSE"
 
@@ -382,7 +383,7 @@ def test_fractions_out_of_range(value, error):
     with pytest.raises(error, match="share must be"):
         metrics.spectrum_error(found, value)
     with pytest.raises(error, match="level must be"):
-        metrics.paired_difference(errors_of([[1.0, 2.0]], [[1.0, 2.0]]), "a", "b", level=value)
+        paired_difference(errors_of([[1.0, 2.0]], [[1.0, 2.0]]), "a", "b", level=value)
 
 
 def test_sample_errors_add_up_to_the_summary():
@@ -410,10 +411,10 @@ def test_sample_errors_tell_trajectories_and_parts_apart():
 def test_sample_errors_of_one_test_set():
     truth = trajectories()
     one, other = (metrics.sample_errors(x[:, 1:] + 1, x, 2) for x in (truth, truth + 1))
-    together = metrics.collect({("a", 1): one, ("a", 2): one, ("persistence", None): one})
+    together = collect({("a", 1): one, ("a", 2): one, ("persistence", None): one})
     assert together.closed_loop.dims == ("model", "seed", "sample") and together.rms_truth.dims == ("sample",)
     with pytest.raises(ValueError, match="one test set"):
-        metrics.collect({("a", 1): one, ("b", 1): other})
+        collect({("a", 1): one, ("b", 1): other})
 
 
 def errors_of(a, b) -> xr.Dataset:
@@ -445,7 +446,7 @@ def drawn(
 def test_paired_difference_of_a_model_and_itself():
     errors = drawn()
     errors = errors.isel(model=[1, 1]).assign_coords(model=["a", "b"])
-    low, difference, high = interval(metrics.paired_difference(errors, "a", "b"))
+    low, difference, high = interval(paired_difference(errors, "a", "b"))
     assert difference == 0 and low < 0 < high
 
 
@@ -453,7 +454,7 @@ def test_paired_difference_of_a_constant_factor_has_no_width():
     one = np.random.default_rng(0).uniform(1, 5, 32)  # trajectories differ, and are drawn for both models at once
     for seeds in (1, 3):
         errors = errors_of(*(np.broadcast_to(factor * one, (seeds, 32)) for factor in (0.9, 1)))
-        np.testing.assert_allclose(interval(metrics.paired_difference(errors, "a", "b")), -10, rtol=1e-12)
+        np.testing.assert_allclose(interval(paired_difference(errors, "a", "b")), -10, rtol=1e-12)
 
 
 def test_paired_difference_is_that_of_the_summaries():
@@ -465,11 +466,11 @@ def test_paired_difference_is_that_of_the_summaries():
         ("b", 2): truth[:, 1:].roll(1, 3),
     }
     errors, whole = (
-        metrics.collect({key: function(prediction, truth, 2) for key, prediction in predictions.items()})
+        collect({key: function(prediction, truth, 2) for key, prediction in predictions.items()})
         for function in (metrics.sample_errors, metrics.evaluate)
     )
-    a, b = metrics.spread(metrics.summary(whole))[0].closed_loop.values
-    found = metrics.paired_difference(errors, "a", "b")
+    a, b = spread(metrics.summary(whole))[0].closed_loop.values
+    found = paired_difference(errors, "a", "b")
     assert float(found.difference) == pytest.approx(100 * (a / b - 1))
     assert found.low < found.difference < found.high and found.difference.attrs["units"] == "%"
     assert found.attrs == {"context": 2, "samples": 5, "level": 0.95, "resamples": 10_000, "seeds": 2}
@@ -477,18 +478,18 @@ def test_paired_difference_is_that_of_the_summaries():
 
 def test_paired_difference_is_reproducible():
     errors = drawn()
-    first, second, other = (metrics.paired_difference(errors, "a", "b", seed=seed) for seed in (0, 0, 1))
+    first, second, other = (paired_difference(errors, "a", "b", seed=seed) for seed in (0, 0, 1))
     assert first.identical(second) and interval(first) != interval(other)
     np.testing.assert_allclose(interval(first), interval(other), atol=1)
 
 
 def test_one_seed_leaves_the_trajectories():
     errors = drawn(seeds=1)
-    low, difference, high = interval(metrics.paired_difference(errors, "a", "b"))
+    low, difference, high = interval(paired_difference(errors, "a", "b"))
     ratios = errors.closed_loop.values[:, 0]
     assert low < difference < high
     assert 100 * ((ratios[0] / ratios[1]).min() - 1) < low and high < 100 * ((ratios[0] / ratios[1]).max() - 1)
-    alone = interval(metrics.paired_difference(errors.isel(sample=[0]), "a", "b"))
+    alone = interval(paired_difference(errors.isel(sample=[0]), "a", "b"))
     np.testing.assert_allclose(alone, 100 * (ratios[0, 0] / ratios[1, 0] - 1))
 
 
@@ -496,7 +497,7 @@ def test_standard_error_over_seeds():
     """With seeds as the only spread, the interval is that of a difference of means of n = 20 seeds."""
     draw = np.random.default_rng(3)
     a, b = 1 + 0.01 * draw.standard_normal((2, 20, 1))
-    low, difference, high = interval(metrics.paired_difference(errors_of(a, b), "a", "b"))
+    low, difference, high = interval(paired_difference(errors_of(a, b), "a", "b"))
     width = 100 * 2 * 1.96 * math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 20)
     assert high - low == pytest.approx(width, rel=0.05)
     assert (low + high) / 2 == pytest.approx(difference, abs=0.05)
@@ -510,7 +511,7 @@ def test_coverage_of_the_interval(seeds, by_seed, least, most):
     held = 0
     for repeat in range(300):
         errors = drawn(seeds, by_seed=by_seed, random=repeat)
-        low, _, high = interval(metrics.paired_difference(errors, "a", "b", resamples=300))
+        low, _, high = interval(paired_difference(errors, "a", "b", resamples=300))
         held += low <= -20 <= high
     assert least <= held / 300 <= most
 
@@ -520,7 +521,7 @@ def test_a_rollout_that_blew_up_has_no_interval():
         errors = drawn()
         errors.closed_loop[0, 1, 2] = value
         for pair in (("a", "b"), ("b", "a")):
-            assert np.isnan(interval(metrics.paired_difference(errors, *pair, resamples=100))).all()
+            assert np.isnan(interval(paired_difference(errors, *pair, resamples=100))).all()
 
 
 @pytest.mark.parametrize(
@@ -542,25 +543,4 @@ def test_a_rollout_that_blew_up_has_no_interval():
 )
 def test_paired_difference_rejects(arguments, error, message):
     with pytest.raises(error, match=message):
-        metrics.paired_difference(**{"errors": drawn(), "model": "a", "reference": "b"} | arguments)
-
-
-def test_influence_of_a_shift_is_all_at_its_distance():
-    """A field that moves three columns to the right and two rows up, and halves."""
-    fields = torch.randn(3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = metrics.influence(lambda x: 0.5 * x.roll((-2, 3), (-2, -1)), fields, 8)
-    expected = torch.zeros(5, dtype=torch.float64)
-    expected[3] = 0.5 / 24**0.5  # one of the 24 cells at distance 3 answers
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-
-
-def test_influence_of_a_block_on_a_coarser_grid():
-    fields = torch.zeros(2, 12, 12, dtype=torch.float64)
-    found = metrics.influence(lambda x: torch.nn.functional.avg_pool2d(x, 3), fields, 4, cells=5)
-    torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
-
-
-def test_influence_is_the_same_again_and_differs_by_cells():
-    fields = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(1))
-    found = [metrics.influence(lambda x: x**2, fields, 6, seed=seed)[0] for seed in (0, 0, 1)]
-    assert found[0] == found[1] != found[2]
+        paired_difference(**{"errors": drawn(), "model": "a", "reference": "b"} | arguments)

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from minconv.data.grid import area_weights
 from torch import nn
 
 from minconv import Forecaster
-from minconv.data.series import area_weights
-from minconv.evaluation import weather
-from minconv.evaluation.weather import DAY, Climatology, DampedPersistence, Scaled
+from minconv.evaluation import Climatology, DampedPersistence, persistence, weather
+from minconv.evaluation import forecast as one_forecast
+from minconv.evaluation.forecast import DAY, DIMS, Scaled, forecasts, init_times, verification
 
 HOUR = np.timedelta64(1, "h")
 LAT, LON = np.arange(-75.0, 90.0, 30.0), np.arange(0.0, 360.0, 45.0)
@@ -44,8 +45,8 @@ def adds_one(frames: torch.Tensor, horizon: int = 0) -> torch.Tensor:
 
 def test_forecast_continues_the_last_frame():
     history = noise(5)
-    found = weather.forecast(adds_one, history, 4)
-    assert found.dims == weather.DIMS and found.shape == (1, 4, len(LAT), len(LON))
+    found = one_forecast(adds_one, history, 4)
+    assert found.dims == DIMS and found.shape == (1, 4, len(LAT), len(LON))
     assert found.name == "z" and found.attrs == history.attrs and found.dtype == np.float32
     assert found.init_time.values[0] == history.time.values[-1]
     assert (found.lead_time.values == 6 * HOUR * np.arange(1, 5)).all()
@@ -58,9 +59,9 @@ def test_forecast_continues_the_last_frame():
 def test_many_forecasts_are_single_ones():
     whole = noise(40)
     starts = whole.time[[7, 8, 20, 38]]
-    together = weather.forecasts(adds_one, whole, starts, context=6, steps=3, batch=3)
+    together = forecasts(adds_one, whole, starts, context=6, steps=3, batch=3)
     for start, one in zip(starts, together, strict=True):
-        alone = weather.forecast(adds_one, whole.sel(time=slice(None, start))[-6:], 3)
+        alone = one_forecast(adds_one, whole.sel(time=slice(None, start))[-6:], 3)
         xr.testing.assert_identical(alone[0].reset_coords(drop=True), one.reset_coords(drop=True))
 
 
@@ -68,7 +69,7 @@ def test_forecaster_in_units_of_the_series():
     model = Forecaster("minconvlstm", hidden=3, layers=2, size=(len(LAT), len(LON)), padding="sphere").eval()
     history = 3349 * noise(8).assign_attrs(units="m2 s-2") + 54108
     scaled = Scaled(model, 54108.0, 3349.0)
-    found = weather.forecast(scaled, history, 5)
+    found = one_forecast(scaled, history, 5)
     frames = torch.from_numpy((history.values.astype(np.float64) - 54108) / 3349).float()[None, :, None]
     with torch.no_grad():
         expected = model(frames, 4)[0, 7:, 0].double().numpy() * 3349 + 54108
@@ -86,25 +87,25 @@ def test_scaled_by_grid_point_and_not_by_zero():
 
 def test_two_starts_a_week_with_room_before_and_after():
     whole = noise(4 * 60)
-    starts = weather.init_times(whole, context=20, steps=28)
+    starts = init_times(whole, context=20, steps=28)
     assert starts[0] == whole.time[19] and (np.diff(starts.values)[:4] / DAY).tolist() == [3, 4, 3, 4]
     assert starts.values[-1] + 7 * DAY <= whole.time.values[-1] < starts.values[-1] + 12 * DAY
-    assert (np.diff(weather.init_times(whole, 1, 1, every=(0.25,)).values) == 6 * HOUR).all()
+    assert (np.diff(init_times(whole, 1, 1, every=(0.25,)).values) == 6 * HOUR).all()
     with pytest.raises(ValueError, match="20 frames before and 28 after"):
-        weather.init_times(whole[:47], 20, 28)
+        init_times(whole[:47], 20, 28)
 
 
 def test_verification_and_persistence():
     whole = series(np.arange(30.0))
     starts = whole.time[[3, 10]]
-    truth = weather.verification(whole, starts, 5)
+    truth = verification(whole, starts, 5)
     assert truth[:, :, 0, 0].values.tolist() == [[4, 5, 6, 7, 8], [11, 12, 13, 14, 15]]
-    still = weather.persistence(whole, starts, 5)
+    still = forecasts(persistence, whole, starts, 2, 5)
     assert (still.values[0] == 3).all() and (still.values[1] == 10).all()
     assert (truth.valid_time == still.valid_time).all()
     np.testing.assert_array_equal(truth[1], whole.sel(time=truth.valid_time[1]))
     with pytest.raises(ValueError, match="must have 5 frames after"):
-        weather.verification(whole, whole.time[[26]], 5)
+        verification(whole, whole.time[[26]], 5)
 
 
 # --- climatology and damped persistence -----------------------------------------------------------
@@ -148,7 +149,7 @@ def test_damped_persistence_of_a_red_noise_decays_with_its_correlation():
     for lead, factors in enumerate(damped.factors, start=1):
         np.testing.assert_allclose(factors, keep**lead, atol=0.04)
     starts = whole.time[100:130_00:10]
-    scored = weather.scores(damped.forecast(whole, starts), weather.verification(whole, starts, 4), climatology)
+    scored = weather.scores(forecasts(damped, whole, starts, 1, 4), verification(whole, starts, 4), climatology)
     np.testing.assert_allclose(scored.rmse, np.sqrt(1 - keep ** (2 * np.arange(1, 5))), rtol=0.03)
     np.testing.assert_array_equal(damped.factors.shape, (4, len(LAT), len(LON)))
 
@@ -157,7 +158,7 @@ def test_damped_persistence_where_nothing_ever_happens():
     whole = noise(1600) * (LON > 0)
     climatology = Climatology(whole)
     damped = DampedPersistence(whole, climatology, 2)
-    found = damped.forecast(whole, whole.time[[5]])
+    found = forecasts(damped, whole, whole.time[[5]], 3, 2)
     assert np.isfinite(found).all() and np.abs(found[..., 0]).max() == 0
 
 
@@ -169,7 +170,7 @@ def case():
     """A forecast, what came true, and a climatology."""
     whole = noise(1600)
     climatology, starts = Climatology(whole), whole.time[[100, 400, 900]]
-    truth = weather.verification(whole, starts, 4)
+    truth = verification(whole, starts, 4)
     return truth + noise(12, seed=2).values.reshape(truth.shape) * np.arange(1, 5)[:, None, None], truth, climatology
 
 
@@ -195,10 +196,10 @@ def test_constant_offset_and_climatology_itself(case):
 def test_error_of_one_hemisphere_weighs_half_and_of_a_cap_its_area(case):
     _, truth, climatology = case
     north = xr.where(truth.lat > 0, 1.0, 0.0)
-    found = weather.scores((truth + north).transpose(*weather.DIMS), truth, climatology)
+    found = weather.scores((truth + north).transpose(*DIMS), truth, climatology)
     np.testing.assert_allclose(found.rmse, np.sqrt(0.5), rtol=1e-6)
     cap = xr.where(truth.lat == 75, 1.0, 0.0)  # from 60 degrees to the pole: (1 - sin 60) / 2 of the sphere
-    found = weather.scores((truth + cap).transpose(*weather.DIMS), truth, climatology)
+    found = weather.scores((truth + cap).transpose(*DIMS), truth, climatology)
     np.testing.assert_allclose(found.rmse**2, (1 - np.sqrt(3) / 2) / 2, rtol=1e-6)
     np.testing.assert_allclose(weather.band_rmse(found, 60, 90) ** 2, 0.5, rtol=1e-6)
     np.testing.assert_allclose(weather.band_rmse(found, 0, 90), found.rmse, rtol=1e-9)
@@ -248,22 +249,22 @@ def test_what_is_not_a_series_is_refused():
         (good[::-1], ValueError, "evenly spaced"),
     ]:
         with pytest.raises(error, match=words):
-            weather.forecast(adds_one, wrong, 2)
+            one_forecast(adds_one, wrong, 2)
 
 
 def test_starts_and_models_that_do_not_fit_are_refused():
     good = noise(10)
     elsewhere = [pd.Timestamp("1999-01-01").to_datetime64()]
     with pytest.raises(ValueError, match="init_times must be times of the series, 2001-01-01T18"):
-        weather.forecasts(adds_one, good, elsewhere, 4, 2)
+        forecasts(adds_one, good, elsewhere, 4, 2)
     with pytest.raises(ValueError, match="init_times must be times"):
-        weather.forecasts(adds_one, good, good.time[[2]], 4, 2)  # too early for its context
+        forecasts(adds_one, good, good.time[[2]], 4, 2)  # too early for its context
     with pytest.raises(ValueError, match=r"model must return frames of shape \[1, 5, 1, 6, 8\]; got \[1, 4"):
-        weather.forecasts(lambda frames, horizon: frames, good, good.time[[5]], 4, 2)
+        forecasts(lambda frames, horizon: frames, good, good.time[[5]], 4, 2)
     with pytest.raises(ValueError, match="no missing values"):
-        weather.forecast(adds_one, good.where(good.lon > 0), 2)
+        one_forecast(adds_one, good.where(good.lon > 0), 2)
     with pytest.raises(ValueError, match="steps must be at least 1; got 0"):
-        weather.forecast(adds_one, good, 0)
+        one_forecast(adds_one, good, 0)
 
 
 def test_scores_of_different_cases_are_refused(case):

@@ -1,0 +1,147 @@
+"""An experiment: who is compared, on what data, trained how, for how long; and how it is run.
+
+    experiment = Experiment("blobs", profile, {"recipe": Setting(Training(), {"small": build}, seeds)}, load)
+    experiment.train()
+    experiment.evaluate("recipe")          # errors over (model, seed, ...), baselines among the models
+
+``load(device)`` makes its ``Task``: the trajectories to train on, and how a forecast is verified; ``tasks`` has two
+kinds of them. A further experiment is one file that says what these are.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from minconv.evaluation.compare import ModelSeed, collect
+from minconv.evaluation.forecast import Forecaster
+from minconv.experiments.profiles import Profile
+from minconv.runtime import processes
+from minconv.runtime.checks import choice
+from minconv.runtime.device import pick_device
+from minconv.training import Run, Training, fit_all, load_weights, read_log, restore
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to train, and what is trained so.
+
+    Args:
+        training: settings of the training.
+        models: by name, what makes the untrained model of a seed.
+        seeds: of the models.
+        options: of the models, where they have some in common; for the reader.
+    """
+
+    training: Training
+    models: Mapping[str, Callable[[int], nn.Module]]
+    seeds: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def window(self) -> int:
+        """Frames that a model is trained on at once."""
+        return self.training.context + self.training.horizon
+
+
+class Task(Protocol):
+    """What models learn and how their forecasts are verified."""
+
+    train: Tensor  # trajectories [N, T, C, H, W] on the device, as the models see them
+    validation: Tensor
+
+    @property
+    def baselines(self) -> Mapping[str, Forecaster]:
+        """What a model must beat, by name."""
+
+    def forecaster(self, model: nn.Module) -> Forecaster:
+        """A trained model as a forecaster in the units of the data."""
+
+    def errors(self, forecaster: Forecaster) -> xr.Dataset:
+        """How good the forecasts of the test data are."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Models, data and trainings that belong together; runs are kept in the profile's folder and never made twice.
+
+    Args:
+        name: of its folder.
+        profile: how large it is.
+        settings: by name.
+        load: makes the task, its tensors on a device.
+        device: to train and forecast on.
+    """
+
+    name: str
+    profile: Profile
+    settings: Mapping[str, Setting]
+    load: Callable[[torch.device], Task]
+    device: str = "auto"
+
+    @cached_property
+    def task(self) -> Task:
+        return self.load(pick_device(self.device))
+
+    def folder(self, setting: str) -> Path:
+        return self.profile.folder / "runs" / self.name / setting
+
+    def runs(self, setting: str, precision: str = "32-true") -> dict[str, list[Run]]:
+        """By model, what there is to train for a setting, each in ``folder``/model/seeds.
+
+        On a GPU, which one small model cannot fill, all seeds of a model train together; on the CPU each alone.
+        """
+        found = self.settings[choice("setting", setting, self.settings)]
+        groups = [found.seeds] if pick_device(self.device).type == "cuda" else [(seed,) for seed in found.seeds]
+
+        def run(model: str, seeds: tuple[int, ...]) -> Run:
+            folder = self.folder(setting) / model / ("" if precision == "32-true" else precision)
+            name = f"{setting}, {model} {seeds[0]}" + (f"-{seeds[-1]}" if len(seeds) > 1 else "")
+            return Run(found.models[model], seeds, folder / "-".join(map(str, seeds)), found.training, name)
+
+        return {model: [run(model, seeds) for seeds in groups] for model in found.models}
+
+    def train(self, *settings: str, models: tuple[str, ...] = (), precision: str = "32-true") -> None:
+        """Trains every model and seed of some settings, by default of all, or what is left of it."""
+        wanted = [self.runs(setting, precision) for setting in settings or self.settings]
+        chosen = [run for runs in wanted for model in models or runs for run in runs[model]]
+        fit_all(chosen, self.task.train, self.task.validation, device=self.device, precision=precision)
+
+    def logs(self, setting: str, precision: str = "32-true") -> dict[str, list[dict[str, float]]]:
+        """By model, the rows of its seeds' logs; of models that are trained."""
+        runs = self.runs(setting, precision)
+        return {
+            model: [row for run in found for row in read_log(run.folder)]
+            for model, found in runs.items()
+            if all(run.folder.is_dir() for run in found)
+        }
+
+    def trained(self, setting: str) -> Iterator[tuple[str, int, nn.Module]]:
+        """Model, seed and trained network at its lowest validation loss, one after another."""
+        for model, runs in self.runs(setting).items():
+            for run in runs:
+                for seed, weights in load_weights(run.folder).items():
+                    yield model, seed, restore(run.build(seed), weights).to(pick_device(self.device)).eval()
+
+    def evaluate(self, setting: str, task: Task | None = None) -> xr.Dataset:
+        """Errors of every baseline, model and seed of a setting; dims model, seed, and those of the task's errors.
+
+        Under ``torchrun`` every process calls this, forecasts with its share of the models, and has the whole result.
+
+        Args:
+            task: another way to verify, such as ``dataclasses.replace(experiment.task, ...)``.
+        """
+        task = task or self.task
+        entries = [(name, None, baseline) for name, baseline in task.baselines.items()]
+        entries += [(name, seed, task.forecaster(model)) for name, seed, model in self.trained(setting)]
+
+        def errors(entry: tuple[str, int | None, Forecaster]) -> tuple[ModelSeed, xr.Dataset]:
+            *key, forecaster = entry
+            return tuple(key), task.errors(forecaster)
+
+        return collect(processes.each(errors, entries))

@@ -1,0 +1,130 @@
+"""The flow: forced Navier-Stokes vorticity on the torus, arXiv 2508.03614, section 4.1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from minconv.data import navier_stokes as solver
+from minconv.experiments.experiment import Experiment, Setting
+from minconv.experiments.profiles import Profile, get_profile, home
+from minconv.experiments.recipes import ADAM, NO_DECAY, PAIR, PUBLISHED, RECIPE, SHAPE, setting
+from minconv.experiments.tasks import Trajectories
+
+NAME = "navier_stokes"
+GRID = 16  # cells of a frame in each direction
+CONTEXT = 20  # teacher-forced frames of a test forecast
+UNITS = "1 / unit time"  # of vorticity
+SPLITS = {"train": 50, "validation": 50, "test": 51}  # frames of a trajectory; the seed is the place in this list
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the experiment is in a profile.
+
+    Args:
+        samples: trajectories to train, validate and test on.
+        epochs: passes over them.
+        short: epochs of the ablations.
+        longer: epochs of two minimal cells that take about as long as ConvLSTM's ``epochs``.
+        long: number and frames of the trajectories that show whether a rollout stays stable.
+        adam: models that are trained with the recipe and Adam.
+        ablations: which of them; none means all.
+    """
+
+    samples: tuple[int, int, int]
+    epochs: int
+    short: int
+    longer: int
+    long: tuple[int, int] = (16, 221)
+    adam: tuple[str, ...] = ("minconvlstm",)
+    ablations: tuple[str, ...] = ("recipe, short", "Adam", "no dilation", "4 layers, no dilation")
+
+
+EVERY = ("convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm")
+SIZES = {
+    "smoke": Size((4, 4, 4), 2, 1, 3, (2, 61)),
+    "laptop": Size((64, 16, 32), 12, 3, 16),
+    "study": Size((64, 16, 32), 20, 4, 27, adam=EVERY, ablations=()),
+    "paper": Size((1000, 50, 200), 30, 4, 40, adam=EVERY, ablations=()),
+}
+
+
+def navier_stokes(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
+    """All cells as published, without weight decay and with the recipe, at 175,000 parameters on 16 x 16."""
+    profile = profile if isinstance(profile, Profile) else get_profile(profile)
+    size, seeds = SIZES[profile.name], profile.seeds
+    settings = {
+        "published": setting(replace(PUBLISHED, epochs=size.epochs), seeds),
+        "no weight decay": setting(replace(NO_DECAY, epochs=size.epochs), seeds),
+        "recipe with Adam": setting(replace(ADAM, epochs=size.epochs), seeds, size.adam, **SHAPE),
+        "recipe": setting(replace(RECIPE, epochs=size.epochs), seeds, **SHAPE),
+    }
+    if profile.name == "paper":
+        settings["published, short"] = setting(replace(PUBLISHED, context=5, horizon=10), seeds)
+    return Experiment(NAME, profile, settings, partial(_load, profile), device)
+
+
+def ablations(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
+    """The recipe in a short training of two cells, with one thing of it taken back or one more added."""
+    whole = navier_stokes(profile, device)
+    size = SIZES[whole.profile.name]
+    recipe = replace(RECIPE, epochs=size.short)
+    training = {
+        "recipe, short": recipe,
+        "Adam": replace(recipe, optimizer="adam"),
+        "weight decay of 0.1": replace(recipe, weight_decay=0.1),
+    }
+    options = {
+        "norm over H x W": SHAPE | {"norm": "plane"},
+        "norm over channels": SHAPE | {"norm": "channels"},
+        "increments": SHAPE | {"increment": True},
+        "no dilation": SHAPE | {"dilation": 1},
+        "4 layers": SHAPE | {"layers": 4, "dilation": (1, 2, 4, 2)},
+        "4 layers, no dilation": SHAPE | {"layers": 4, "dilation": 1},
+        "4 layers, kernel 5": SHAPE | {"layers": 4, "dilation": 1, "kernel_size": 5},
+    }
+    make = partial(setting, seeds=whole.profile.seeds, models=PAIR)
+    changed: dict[str, Setting] = {name: make(settings, **SHAPE) for name, settings in training.items()}
+    changed |= {name: make(recipe, **shape) for name, shape in options.items()}
+    return replace(whole, settings={name: changed[name] for name in size.ablations or changed})
+
+
+def longer(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
+    """The recipe for two minimal cells, for about as long as ConvLSTM takes for its epochs."""
+    whole = navier_stokes(profile, device)
+    epochs = SIZES[whole.profile.name].longer
+    recipe = setting(replace(RECIPE, epochs=epochs), whole.profile.seeds, ("minconvgru", "minconvlstm"), **SHAPE)
+    return replace(whole, settings={f"recipe, {epochs} epochs": recipe})
+
+
+def data_files(profile: Profile, device: str | torch.device = "auto") -> dict[str, Path]:
+    """The files of the profile's training, validation and test sets, generated where they are not there yet."""
+    sets = zip(SPLITS.items(), SIZES[profile.name].samples, strict=True)
+    return {split: _file(split, samples, frames, seed, device) for seed, ((split, frames), samples) in enumerate(sets)}
+
+
+def _file(split: str, samples: int, frames: int, seed: int, device: str | torch.device) -> Path:
+    path = home() / "data" / f"{NAME}_{split}_{samples}x{frames}.nc"
+    return solver.generate(path, samples, frames, seed=seed, device=device)
+
+
+def _load(profile: Profile, device: torch.device) -> Trajectories:
+    """Trajectories [N, T, 1, 16, 16]."""
+    data = {split: solver.frames(path, device) for split, path in data_files(profile, device).items()}
+    return Trajectories(**data, context=CONTEXT, units=UNITS)
+
+
+def long_rollouts(experiment: Experiment) -> Trajectories:
+    """The task of trajectories many times as long as those trained on, with initial states of their own."""
+    device = experiment.task.test.device
+    path = _file("long", *SIZES[experiment.profile.name].long, seed=len(SPLITS), device=device)
+    return replace(experiment.task, test=solver.frames(path, device))
+
+
+def reach(layers: int = 4, dilation: int | Sequence[int] = 1, kernel_size: int = 3, **_: object) -> int:
+    """Cells to every side that the kernels of all layers see in one step."""
+    dilations = [dilation] * layers if isinstance(dilation, int) else dilation
+    return sum(dilations) * (kernel_size // 2)

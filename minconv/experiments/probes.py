@@ -1,0 +1,100 @@
+"""What explains a result: how far a change reaches in one step, and into how many directions training moves kernels."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from minconv.data import navier_stokes as solver
+from minconv.experiments.experiment import Experiment
+from minconv.experiments.navier_stokes import GRID, SPLITS
+from minconv.runtime.checks import whole
+from minconv.training import load_weights
+from minconv.training.muon import is_kernel
+
+
+@torch.no_grad()
+def influence(
+    step: Callable[[Tensor], Tensor], fields: Tensor, size: int, cells: int = 8, change: float = 1e-3, seed: int = 0
+) -> Tensor:
+    """How far a change of one cell reaches in one step: root mean square response by distance, per unit of change.
+
+    Distance is the larger of those in rows and columns, on the torus, as a square kernel reaches.
+
+    Args:
+        step: from fields [B, H, W] to the fields [B, size, size] one frame later.
+        fields: [N, H, W], H and W a multiple of ``size``: where they are finer, a cell is a block of them.
+        size: cells in each direction.
+        cells: how many are changed in each field, one at a time, chosen at random.
+        change: what is added to a cell.
+        seed: of the choice.
+
+    Returns:
+        [size // 2 + 1], for distances 0, 1, ...; the square is a mean over fields, changed cells and cells at that
+        distance.
+    """
+    pool = fields.shape[-1] // whole("size", size, least=2)
+    draw = torch.Generator().manual_seed(whole("seed", seed))
+    places = torch.randint(size, (len(fields), whole("cells", cells, least=1), 2), generator=draw)
+    grid = torch.arange(size)
+    before, squares = step(fields), []
+    for y, x in places.permute(1, 2, 0):
+        apart = [(grid - at[:, None]).remainder(size) for at in (y, x)]
+        rows, columns = (torch.minimum(d, size - d).to(fields.device) for d in apart)  # [N, size]
+        distance = torch.maximum(rows[:, :, None], columns[:, None])
+        block = (distance == 0).repeat_interleave(pool, 1).repeat_interleave(pool, 2)
+        response = (step(fields + change * block.to(fields.dtype)) - before) / change
+        total = response.new_zeros(size // 2 + 1).index_add(0, distance.flatten(), response.square().flatten())
+        squares.append(total / distance.flatten().bincount())
+    return torch.stack(squares).mean(0).sqrt()
+
+
+def flow_influence(samples: int = 4, time: float = 30.0) -> Tensor:
+    """``influence`` of the flow itself, by the solver from developed states: [9]."""
+    forcing = solver.forcing().double()
+    start = solver.initial_vorticity(samples, seed=len(SPLITS) + 1).double()
+    developed = solver.solve(start, [time], forcing=forcing)[:, 0]
+
+    def step(fields: Tensor) -> Tensor:
+        later = solver.solve(fields, [1.0], forcing=forcing)
+        return avg_pool2d(later, later.shape[-1] // GRID)[:, 0]
+
+    return influence(step, developed, GRID)
+
+
+def model_influence(experiment: Experiment, setting: str, model: str) -> Tensor:
+    """``influence`` of a setting's forecasters of one name after 30 test frames, in the mean over seeds: [9]."""
+    frames = experiment.task.test[:4, :31]
+
+    def of(forecaster: nn.Module) -> Tensor:
+        with torch.no_grad():
+            _, states = forecaster.advance(frames[:, :-1])
+        return influence(
+            lambda fields: forecaster.advance(fields[:, None, None], states)[0][:, 0, 0], frames[:, -1, 0], GRID
+        )
+
+    found = [of(trained) for name, _, trained in experiment.trained(setting) if name == model]
+    return torch.stack(found).square().mean(0).sqrt().cpu()
+
+
+def kernel_changes(experiment: Experiment, setting: str, model: str, places: int = 33) -> Tensor:
+    """How many directions training uses: singular values of what it has added to the kernels of a model's seeds.
+
+    A kernel is a matrix [out, in kH kW]. Its singular values are divided by the largest and taken at ``places`` from
+    the first of them to the last; the geometric mean over kernels: [seeds, places].
+    """
+
+    def change(before: Tensor, after: Tensor) -> Tensor:
+        values = torch.linalg.svdvals((after - before).flatten(1).double()).log()
+        at = np.linspace(0, len(values) - 1, places)
+        return torch.from_numpy(np.interp(at, np.arange(len(values)), values - values[0]))
+
+    rows = []
+    for run in experiment.runs(setting)[model]:
+        for seed, weights in load_weights(run.folder).items():
+            before = run.build(seed).state_dict()
+            kernels = [name for name, weight in weights.items() if is_kernel(weight)]
+            rows.append(torch.stack([change(before[name], weights[name]) for name in kernels]).mean(0).exp())
+    return torch.stack(rows)

@@ -1,0 +1,86 @@
+"""How large the experiments are, and where data and results are kept.
+
+``smoke`` shows in minutes that everything runs, ``laptop`` trains models that have learned within the hour on two CPU
+cores, ``study`` takes hours there and is what the committed figures show, ``paper`` has the settings of
+arXiv 2508.03614 and asks for a GPU.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minconv.runtime.checks import choice
+
+PUBLISHED_BY = "study"  # the profile of the committed outputs and figures, which texts describe
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What all experiments of one size share; their own sizes are in their files.
+
+    Args:
+        name: its folder under results/.
+        seeds: of the models.
+        benchmark: size of the benchmark, see ``minconv.bench.suite``.
+        timing_lengths: sequence lengths T of the timing notebook.
+        timing_repeats: interleaved repeats, whose median counts.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    benchmark: str
+    timing_lengths: tuple[int, ...]
+    timing_repeats: int
+
+    @property
+    def folder(self) -> Path:
+        """Where this profile's runs, figures and executed notebooks are."""
+        return home() / "results" / self.name
+
+    @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    @property
+    def learned(self) -> bool:
+        """Whether models are trained for long enough to have learned something."""
+        return self.name != "smoke"
+
+    @property
+    def described(self) -> bool:
+        """Whether the notebooks' words, and the claims they check, are about this profile."""
+        return self.name == PUBLISHED_BY
+
+    def __str__(self) -> str:
+        if self.described:
+            return f"profile {self.name}, which the text describes"
+        short = "; it shows that everything runs, and is too short to learn" if not self.learned else ""
+        return f"profile {self.name}{short}: numbers and figures are its own, the text describes {PUBLISHED_BY}"
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("smoke", (1234, 1235), "smoke", (4, 8, 16), 3),
+        Profile("laptop", (1234,), "quick", (8, 32, 128, 512), 3),
+        Profile("study", (1234, 1235, 1236), "quick", (8, 32, 128, 512), 5),
+        Profile("paper", (1234, 1235, 1236, 1237, 1238), "full", (8, 16, 32, 64, 128, 256, 512, 1024), 11),
+    )
+}
+
+
+def home() -> Path:
+    """Folder that holds data/ and results/: $MINCONV_HOME, or the project's root."""
+    return Path(os.environ.get("MINCONV_HOME") or Path(__file__).resolve().parents[2])
+
+
+def default_profile() -> str:
+    """$MINCONV_PROFILE, or ``paper`` where there is a GPU and ``laptop`` where there is none."""
+    return os.environ.get("MINCONV_PROFILE") or ("paper" if torch.cuda.is_available() else "laptop")
+
+
+def get_profile(name: str | None = None) -> Profile:
+    """A profile by name; None is the default. Raises ValueError on an unknown name."""
+    return PROFILES[choice("profile", default_profile() if name is None else name, PROFILES)]

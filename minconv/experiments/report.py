@@ -1,0 +1,116 @@
+"""The numbers of an experiment as one table, for a notebook, the README and a JSON beside the figures.
+
+``results`` makes a plain dictionary of errors by setting, model and seed, ``table`` Markdown of it.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def results(
+    errors: Mapping[str, xr.Dataset],
+    labels: Mapping[str, str],
+    baselines: Sequence[str],
+    about: Mapping[str, Any],
+    digits: int = 2,
+) -> dict[str, Any]:
+    """The content of figures/results.json and the like.
+
+    Args:
+        errors: by setting; its variables over (model, seed), or (model) where seeds count together, are the columns,
+            headed by their long_name; an attribute digits says how many are behind the point.
+        labels: of models and baselines.
+        baselines: which of the models are that; they stand once, with one value, since seeds do not change them.
+        about: what the reader of the table should know, words to numbers; ``profile`` and ``hardware`` among them.
+        digits: behind the point, of the others.
+
+    Raises:
+        ValueError: settings with other columns, or a model without a label.
+    """
+    first = next(iter(errors.values()))
+    rows = []
+    for setting, found in errors.items():
+        if set(found.data_vars) != set(first.data_vars):
+            raise ValueError(f"errors must have the same variables in all settings; {setting} has {list(found)}")
+        for model in found.model.values.tolist():
+            base = model in baselines
+            if model not in labels:
+                raise ValueError(f"labels must have one of {model}; got {', '.join(labels) or 'none'}")
+            if base and setting != next(iter(errors)):
+                continue
+            values = {name: _numbers(column.sel(model=model)) for name, column in found.data_vars.items()}
+            values = {name: one[:1] for name, one in values.items()} if base else values
+            rows.append({"setting": "" if base else setting, "model": model, "label": labels[model], "values": values})
+    columns = {str(name): column.attrs.get("long_name", str(name)) for name, column in first.data_vars.items()}
+    places = {str(name): int(column.attrs.get("digits", digits)) for name, column in first.data_vars.items()}
+    return {"about": dict(about), "columns": columns, "digits": places, "rows": rows}
+
+
+def table(content: Mapping[str, Any], more: Mapping[str, Mapping[str, str]] | None = None, notes: str = "") -> str:
+    """Markdown table of :func:`results`' dictionary, mean ± sample standard deviation over seeds.
+
+    Args:
+        more: further columns, header to cells by model, before those of errors.
+        notes: first of the words below the table, which go on with ``about``.
+
+    Raises:
+        ValueError: an entry is missing.
+    """
+    more = more or {}
+    try:
+        header = ["Model", "Setting", *more, *content["columns"].values()]
+        rows = [
+            [row["label"], row["setting"], *(cells.get(row["model"], "") for cells in more.values())]
+            + [plus_minus(row["values"][name], content["digits"][name]) for name in content["columns"]]
+            for row in content["rows"]
+        ]
+        below = [*([notes] if notes else []), *(f"{name} {value}" for name, value in content["about"].items())]
+    except KeyError as error:
+        raise ValueError(f"results must hold {error}; run the notebook that makes them again") from error
+    return markdown_table(header, rows, words=2, notes=below)
+
+
+def best(content: Mapping[str, Any], setting: str, column: str, models: Sequence[str]) -> Mapping[str, Any] | None:
+    """The row of the model with the lowest mean in a column, of those that are finite for every seed."""
+    rows = [row for row in content["rows"] if row["setting"] == setting and row["model"] in models]
+    finite = [row for row in rows if None not in row["values"][column]]
+    return min(finite, key=lambda row: statistics.mean(row["values"][column]), default=None)
+
+
+def plus_minus(values: Sequence[float | None], digits: int = 2) -> str:
+    """``12.34 ± 0.56``: mean and sample deviation, which one value has not; None, not finite, is counted aloud."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    if len(finite) < len(values):
+        return f"not finite for {len(values) - len(finite)} of {len(values)}"
+    if not values:
+        return ""
+    spread = f"{SPACE}±{SPACE}{statistics.stdev(finite):.{digits}f}" if len(finite) > 1 else ""
+    return f"{statistics.mean(finite):.{digits}f}{spread}"
+
+
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1, notes: Sequence[str] = ()
+) -> str:
+    """A table in Markdown with notes below it; ``words`` columns hold words, the others numbers.
+
+    Raises ValueError where a row does not fit the header, or a cell would break the table.
+    """
+    for line in (header, *rows):
+        if len(line) != len(header) or any("|" in cell or "\n" in cell for cell in line):
+            raise ValueError(f"rows must have {len(header)} cells without | or line breaks; got {line}")
+    lines = [header, [":--"] * words + ["--:"] * (len(header) - words), *rows]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(["", "; ".join(notes) + "."] if notes else [])])
+
+
+def _numbers(values: xr.DataArray) -> list[float | None]:
+    """One number a seed; None where a rollout was not finite, which JSON cannot say, and nothing where it has none."""
+    found = values.values.reshape(-1).tolist()
+    if "seed" not in values.dims and not math.isfinite(found[0]):
+        return []  # of a baseline, which is ahead of none
+    return [value if math.isfinite(value) else None for value in found]

@@ -1,0 +1,159 @@
+"""What models learn, and how their forecasts are verified: trajectories rolled out to their end, or a dated series."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from minconv.data.grid import coarsen
+from minconv.data.series import frames
+from minconv.data.windows import pieces
+from minconv.evaluation.baselines import Climatology, DampedPersistence, persistence
+from minconv.evaluation.errors import evaluate
+from minconv.evaluation.forecast import DAY, Forecaster, Scaled, forecasts, init_times, rollout, verification
+from minconv.evaluation.weather import scores
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Rollouts of whole trajectories.
+
+    Args:
+        train, validation, test: [N, T, C, H, W] on the device.
+        context: teacher-forced frames of a test forecast; the rest is closed loop.
+        units: of the frames.
+        measure: what is computed of a rollout, see ``errors.evaluate``.
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    context: int
+    units: str = "1"
+    measure: Callable[..., xr.Dataset] = evaluate
+
+    @property
+    def baselines(self) -> dict[str, Forecaster]:
+        return {"persistence": persistence}
+
+    def forecaster(self, model: nn.Module) -> Forecaster:
+        return model
+
+    def errors(self, forecaster: Forecaster) -> xr.Dataset:
+        rolled = rollout(forecaster, self.test, self.context)
+        return self.measure(rolled, self.test, self.context, units=self.units)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Forecasts of a week from a gridded series, verified by lead time.
+
+    Args:
+        parts: ``train``, ``validation`` and ``test``, each over (time, lat, lon); see ``split``.
+        window: frames that a model is trained on at once.
+        context: frames that a test forecast is made from.
+        every: days from one test forecast to the next, in turn.
+        anomalies: whether the models' frames are anomalies from the climatology of ``train``, or the fields themselves.
+        device: of the models.
+    """
+
+    parts: Mapping[str, xr.DataArray]
+    window: int
+    context: int = 20
+    every: tuple[float, ...] = (3, 4)
+    anomalies: bool = False
+    device: torch.device | str = "cpu"
+    days: float = 7
+
+    @cached_property
+    def climatology(self) -> Climatology:
+        return Climatology(self.parts["train"])
+
+    def frames(self, part: str) -> Tensor:
+        """The models' frames [T, 1, H, W] of a part, in the units of the series."""
+        field = self.parts[part]
+        return frames(field - self.climatology.at(field.time) if self.anomalies else field)
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        values = self.frames("train").double()
+        return values.mean(), values.std()
+
+    def forecaster(self, model: nn.Module) -> Scaled:
+        base = self.climatology if self.anomalies else None
+        return Scaled(model, *self._scale, base).to(self.device)
+
+    def _trajectories(self, part: str) -> Tensor:
+        normalise = Scaled(nn.Identity(), *self._scale).normalise
+        return pieces(normalise(self.frames(part)), self.window).to(self.device)
+
+    @cached_property
+    def train(self) -> Tensor:
+        return self._trajectories("train")
+
+    @cached_property
+    def validation(self) -> Tensor:
+        return self._trajectories("validation")
+
+    @cached_property
+    def steps(self) -> int:
+        """Frames of a test forecast."""
+        times = self.parts["test"].time.values
+        return round(self.days * DAY / (times[1] - times[0]))
+
+    @cached_property
+    def starts(self) -> xr.DataArray:
+        """When test forecasts begin."""
+        return init_times(self.parts["test"], self.context, self.steps, self.every)
+
+    @cached_property
+    def truth(self) -> xr.DataArray:
+        """What test forecasts are compared with."""
+        return verification(self.parts["test"], self.starts, self.steps)
+
+    @cached_property
+    def baselines(self) -> dict[str, Forecaster]:
+        damped = DampedPersistence(self.parts["train"], self.climatology, self.steps)
+        return {"persistence": persistence, "damped persistence": damped, "climatology": self.climatology}
+
+    def forecasts(self, forecaster: Forecaster, starts: xr.DataArray | None = None) -> xr.DataArray:
+        """From each of the test forecasts' starts, or from some of them."""
+        starts = self.starts if starts is None else starts
+        return forecasts(forecaster, self.parts["test"], starts, self.context, self.steps)
+
+    def errors(self, forecaster: Forecaster) -> xr.Dataset:
+        return scores(self.forecasts(forecaster), self.truth, self.climatology)
+
+
+def split(
+    series: xr.DataArray, periods: Mapping[str, tuple[str, str]], least: int, factor: int = 1
+) -> dict[str, xr.DataArray]:
+    """Parts of a series over (time, lat, lon) by first and last date, in memory.
+
+    Args:
+        periods: by part, dates as xarray selects by: ("1979", "2014").
+        least: frames that a part must have.
+        factor: cells of the source, in each direction, that make one of the part's.
+
+    Raises:
+        ValueError: a period has too few frames.
+    """
+    parts = {}
+    for part, (first, last) in periods.items():
+        found = series.sel(time=slice(first, last))
+        if found.sizes["time"] < least:
+            raise ValueError(
+                f"series must have at least {least} frames from {first} to {last} ({part}); got {found.sizes['time']}"
+            )
+        parts[part] = (coarsen(found, factor) if factor > 1 else found).load()
+    return parts
+
+
+def years(periods: Mapping[str, tuple[str, str]]) -> tuple[int, int]:
+    """The first and the last year of all periods."""
+    dates = [np.datetime64(date, "Y").astype(int) + 1970 for period in periods.values() for date in period]
+    return min(dates), max(dates)
