@@ -35,7 +35,7 @@ FEW_MONTHS = {
 }
 # by profile: periods, what of the training differs, and models by setting
 SMALLER = {
-    "smoke": (FEW_MONTHS, {"epochs": 1, "batch": 8, "context": 8, "horizon": 4}),
+    "smoke": (FEW_MONTHS, {"epochs": 1, "batch": 16, "context": 6, "horizon": 2}),
     "laptop": (FOUR_YEARS, {"epochs": 2}),
     "study": (FOUR_YEARS, {"epochs": 4}),
     "paper": (PERIODS, {}),

@@ -38,7 +38,7 @@ def test_profiles_are_sound(name):
     assert sorted(profile.timing_lengths) == list(profile.timing_lengths)
 
 
-@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("name", [name for name in PROFILES if name != "smoke"])
 def test_the_recipe_is_what_training_stands_for_and_ablations_change_one_thing(name):
     settings = flow.navier_stokes(name).settings
     recipe, adam = settings["recipe"], settings["recipe with Adam"]
