@@ -121,7 +121,7 @@ def _digest(path: Path, size: int) -> bytes:
     """The SHA-256 of the first ``size`` bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while size > 0 and (block := file.read(min(size, 1 << 20))):
+        while size > 0 and (block := file.read(min(size, 1 << 18))):
             digest.update(block)
             size -= len(block)
     return digest.hexdigest().encode()
