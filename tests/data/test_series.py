@@ -1,410 +1,24 @@
 """Loaders against files of the published layouts, served as a user would meet them; areas and means in closed form."""
 
-import functools
 import itertools
 import math
-import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numcodecs
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from grids import LAT, LON, make, position, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minconv.data import records, seals
-from minconv.data import series as gridded
-from minconv.data.series import (
-    WEATHERBENCH2,
-    area_weights,
-    coarsen,
-    frames,
-    open_series,
-    read_series,
-    weatherbench1,
-    weatherbench2,
-    write_series,
-)
+from minconv.data import grid
+from minconv.data.cf import field_of
+from minconv.data.grid import area_weights, coarsen
+from minconv.data.series import frames, open_series, read_series, write_series
 
 AIR = Path(__file__).parents[3] / "shared" / "data" / "air_temperature.nc"
-LEVELS = [50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000]
-LAT = -87.1875 + 5.625 * np.arange(32)
-LON = 5.625 * np.arange(64)
-STORE = "1959-2023_01_10-6h-64x32_equiangular_conservative.zarr"
-
-
-def position(time: xr.DataArray, lat: xr.DataArray, lon: xr.DataArray) -> xr.DataArray:
-    """A field that knows where and when it is, the same for longitudes 360 degrees apart."""
-    hours = xr.DataArray(np.arange(time.size), dims=time.dims)
-    angle = np.radians(lon)
-    return (1000 * hours + 10 * lat + np.cos(angle) + 3 * np.sin(angle)).astype(np.float32)
-
-
-def make(
-    times: object = 4, lat: object = (-60.0, -20.0, 20.0, 60.0), lon: object = (0.0, 90.0, 180.0, 270.0), **variables
-) -> xr.Dataset:
-    """A series ``z`` of ``position`` with plain names, 6-hourly where ``times`` is a number."""
-    if isinstance(times, int):
-        times = np.datetime64("2000-01-01", "ns") + np.arange(times) * np.timedelta64(6, "h")
-    coords = {"time": ("time", times), "lat": ("lat", np.array(lat)), "lon": ("lon", np.array(lon))}
-    dataset = xr.Dataset(coords=coords)
-    z = position(dataset.time, dataset.lat, dataset.lon).assign_attrs(units="m**2 s**-2", long_name="Geopotential")
-    return dataset.assign(z=z.transpose("time", "lat", "lon"), **variables)
-
-
-def write(path: Path, dataset: xr.Dataset, **options) -> Path:
-    dataset.to_netcdf(path, engine="h5netcdf", **options)
-    return path
-
-
-# WeatherBench 1
-
-
-def weatherbench1_file(folder: Path, year: int, times: np.ndarray, level: int = 500) -> xr.Dataset:
-    """A file of that layout: what its regridding and its choice of a level leave of ECMWF's attributes."""
-    lon, lat = xr.DataArray(LON, dims="lon"), xr.DataArray(LAT, dims="lat")
-    z = position(xr.DataArray(times, dims="time"), lat, lon).transpose("time", "lat", "lon")
-    z.attrs = {"units": "m**2 s**-2", "long_name": "Geopotential", "standard_name": "geopotential"}
-    coords = {
-        "time": ("time", times, {"long_name": "time"}),
-        "level": ((), np.int32(level), {"units": "millibars", "long_name": "pressure_level"}),
-        "lon": ("lon", LON),
-        "lat": ("lat", LAT),
-    }
-    dataset = xr.Dataset({"z": z}, coords, {"Conventions": "CF-1.6", "history": "2019-11-10 by grib_to_netcdf"})
-    write(folder / f"geopotential_500hPa_{year}_5.625deg.nc", dataset)
-    return dataset
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """The last two days of 2016 and the first two of 2017, hourly."""
-    for year, start in ((2016, "2016-12-30"), (2017, "2017-01-01")):
-        weatherbench1_file(tmp_path, year, np.datetime64(start, "ns") + np.arange(48) * np.timedelta64(1, "h"))
-    (tmp_path / "geopotential_500hPa_2015_2.8125deg.nc").touch()  # others, which must not be read
-    (tmp_path / "temperature_850hPa_2016_5.625deg.nc").touch()
-    return tmp_path
-
-
-def test_weatherbench1_comes_in_the_convention(archive):
-    series = weatherbench1(archive)
-    assert series.chunks  # lazy
-    assert series.name == "z" and series.dims == ("time", "lat", "lon") and series.dtype == np.float32
-    assert series.attrs == {
-        "units": "m2 s-2",
-        "long_name": "Geopotential",
-        "standard_name": "geopotential",
-        "source": "ERA5, WeatherBench 1",
-        "level": "500 hPa",
-    }
-    assert set(series.coords) == {"time", "lat", "lon"}
-    np.testing.assert_array_equal(series.lat, LAT)
-    np.testing.assert_array_equal(series.lon, LON)
-    assert series.time[0] == np.datetime64("2016-12-30") and series.time[-1] == np.datetime64("2017-01-02T23")
-    assert (np.diff(series.time) == np.timedelta64(1, "h")).all()
-    with xr.open_dataset(archive / "geopotential_500hPa_2017_5.625deg.nc") as second:
-        np.testing.assert_array_equal(series[48:], second.z)
-    assert frames(series).shape == (96, 1, 32, 64)
-
-
-def test_weatherbench1_takes_the_years_asked_for_and_names_those_missing(archive, tmp_path):
-    assert set(weatherbench1(archive, years=(2017, 2017)).time.dt.year.values) == {2017}
-    with pytest.raises(FileNotFoundError, match=r"5\.625deg\.nc for 2018, 2019; there are 2016 to 2017"):
-        weatherbench1(archive, years=(2016, 2019))
-    (archive / "geopotential_500hPa_2016_5.625deg.nc").rename(archive / "geopotential_500hPa_2014_5.625deg.nc")
-    with pytest.raises(FileNotFoundError, match="for 2015, 2016;"):
-        weatherbench1(archive)
-    with pytest.raises(FileNotFoundError, match=r"geopotential_850hPa_1979_5\.625deg\.nc"):
-        weatherbench1(archive, level=850)
-    with pytest.raises(ValueError, match="years must be the first and the last year, in this order"):
-        weatherbench1(archive, years=(2017, 2016))
-    with pytest.raises(TypeError, match="years must be the first and the last year"):
-        weatherbench1(archive, years=2017)
-
-
-def test_weatherbench1_refuses_a_file_of_another_level(tmp_path):
-    weatherbench1_file(tmp_path, 2016, np.datetime64("2016-01-01", "ns") + np.arange(3) * np.timedelta64(1, "h"), 850)
-    with pytest.raises(ValueError, match="level must be one of 850 hPa"):
-        weatherbench1(tmp_path)
-
-
-def test_weatherbench1_refuses_missing_hours_between_years(archive):
-    times = np.datetime64("2017-01-01T03", "ns") + np.arange(24) * np.timedelta64(1, "h")
-    weatherbench1_file(archive, 2017, times)
-    with pytest.raises(ValueError, match=r"lacks time steps: 2017-01-01 00:00, 2017-01-01 01:00, 2017-01-01 02:00$"):
-        weatherbench1(archive)
-
-
-# WeatherBench 2
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    """A Zarr of that layout, of 160 steps; its first chunk of 100 ends with 1978."""
-    rng = np.random.default_rng(0)
-    shape = {"time": 160, "level": 13, "longitude": 64, "latitude": 32}
-    z = np.full(tuple(shape.values()), 5e4, np.float32)
-    z[:, LEVELS.index(500)] = rng.normal(54108, 3349, (160, 64, 32))
-    z[:, LEVELS.index(850)] = rng.normal(13750, 1471, (160, 64, 32))
-    about = {"long_name": "Geopotential", "short_name": "z", "standard_name": "geopotential", "units": "m**2 s**-2"}
-    warmth = {"long_name": "2 metre temperature", "short_name": "t2m", "units": "K"}
-    flat = ("time", "longitude", "latitude")
-    dataset = xr.Dataset(
-        {
-            "2m_temperature": (flat, rng.normal(280, 20, (160, 64, 32)).astype(np.float32), warmth),
-            "geopotential": (tuple(shape), z, about),
-            "land_sea_mask": (flat[1:], np.ones((64, 32), np.float32)),
-        },
-        {
-            "latitude": LAT,
-            "level": np.array(LEVELS, np.int64),
-            "longitude": LON,
-            "time": np.datetime64("1978-12-07", "ns") + np.arange(160) * np.timedelta64(6, "h"),
-        },
-    )
-    blosc = numcodecs.Blosc("lz4", clevel=5, shuffle=1)
-    path = tmp_path_factory.mktemp("weatherbench2") / STORE
-    dataset.to_zarr(
-        path,
-        zarr_format=2,
-        consolidated=True,
-        encoding={
-            "geopotential": {"chunks": (100, 13, 64, 32), "compressors": blosc},
-            "2m_temperature": {"chunks": (100, 64, 32), "compressors": blosc},
-            "time": {"units": "hours since 1959-01-01", "dtype": "int64"},
-        },
-    )
-    return path
-
-
-class Bucket:
-    """The store over HTTP; ``fail`` says how to answer a request, if not with the file."""
-
-    def __init__(self, store: Path):
-        self.asked: list[str] = []
-        self.fail: Callable[[str], str | None] = lambda path: None
-        bucket = self
-
-        class Handler(SimpleHTTPRequestHandler):
-            def do_GET(self):
-                bucket.asked.append(self.path)
-                match bucket.fail(self.path):
-                    case None:
-                        super().do_GET()
-                    case "half":
-                        body = Path(self.translate_path(self.path)).read_bytes()
-                        self.send_response(200)
-                        self.send_header("Content-Length", str(len(body)))
-                        self.end_headers()
-                        self.wfile.write(body[: len(body) // 2])
-                    case "silence":
-                        pass
-                    case status:
-                        self.send_error(int(status))
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=store.parent))
-        self.url = f"http://127.0.0.1:{self.server.server_port}/{store.name}"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def chunks(self) -> set[str]:
-        """Chunks of geopotential asked for so far; forgets them."""
-        asked = {path.rsplit("/", 1)[1] for path in self.asked if "/geopotential/" in path and path.endswith(".0.0.0")}
-        self.asked.clear()
-        return asked
-
-
-@pytest.fixture
-def bucket(store, monkeypatch) -> Iterator[Bucket]:
-    monkeypatch.setattr(gridded, "WAITS", (0.0, 0.0))
-    found = Bucket(store)
-    found.thread.start()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-    found.thread.join()
-
-
-def truth(store: Path, level: int = 500) -> np.ndarray:
-    with xr.open_zarr(store, chunks=None) as dataset:
-        return dataset.geopotential.sel(level=level).transpose("time", "latitude", "longitude").values
-
-
-def test_weatherbench2_from_a_local_copy(store, tmp_path):
-    path = weatherbench2(store, tmp_path / "z.nc", years=(1978, 1979))
-    assert list(tmp_path.iterdir()) == [path] == [tmp_path / "z.nc"]
-    series = read_series(path)
-    assert series.name == "z" and series.dims == ("time", "lat", "lon") and series.dtype == np.float32
-    np.testing.assert_array_equal(series, truth(store))
-    np.testing.assert_array_equal(series.lat, LAT)
-    np.testing.assert_array_equal(series.lon, LON)
-    assert series.time[0] == np.datetime64("1978-12-07") and series.time[-1] == np.datetime64("1979-01-15T18")
-    wanted = {
-        "units": "m2 s-2",
-        "long_name": "Geopotential",
-        "source": "ERA5, WeatherBench 2",
-        "level": "500 hPa",
-        "store": STORE,
-        "first_year": 1978,
-    }
-    assert wanted.items() <= series.attrs.items()
-    again = open_series(path, "z")  # as any user's file
-    assert again.equals(series) and again.attrs["source"] == "ERA5, WeatherBench 2"
-
-
-def test_weatherbench2_other_levels_years_and_variables(store, tmp_path):
-    part = read_series(weatherbench2(store, tmp_path / "z850.nc", years=(1979, 1979), level=850))
-    np.testing.assert_array_equal(part, truth(store, 850)[100:])
-    warmth = read_series(
-        weatherbench2(store, tmp_path / "t.nc", years=(1978, 1978), variable="2m_temperature", level=None)
-    )
-    assert warmth.name == "2m_temperature" and warmth.attrs["units"] == "K" and warmth.shape == (100, 32, 64)
-
-
-def test_weatherbench2_from_a_url_is_the_same(store, bucket, tmp_path):
-    local = weatherbench2(store, tmp_path / "local.nc", years=(1978, 1979))
-    remote = weatherbench2(bucket.url, tmp_path / "remote.nc", years=(1978, 1979))
-    assert read_series(local).attrs == read_series(remote).attrs
-    np.testing.assert_array_equal(read_series(local), read_series(remote))
-    assert not any("2m_temperature/0" in path for path in bucket.asked)  # what is not needed stays there
-    lazy = open_series(bucket.url, "geopotential", level=500, years=(1979, 1979))
-    bucket.chunks()
-    assert frames(lazy).shape == (60, 1, 32, 64)
-    assert bucket.chunks() == {"1.0.0.0"}
-
-
-def test_public_buckets_are_read_over_https(store, monkeypatch):
-    opened = []
-    monkeypatch.setattr(gridded, "_open", lambda item: opened.append(item) or xr.open_zarr(store, chunks=None))
-    open_series(WEATHERBENCH2, "geopotential", level=500)
-    assert opened == [f"https://storage.googleapis.com/weatherbench2/datasets/era5/{STORE}"]
-
-
-@pytest.mark.parametrize("fault", ["503", "half", "silence"])
-def test_a_download_that_is_cut_off_goes_on_where_it_stopped(store, bucket, tmp_path, fault):
-    bucket.fail = lambda path: fault if "geopotential/1." in path else None
-    with pytest.raises(ConnectionError, match=r"1 of 2 years are kept in .*z\.nc\.parts: the same call goes on"):
-        weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979))
-    assert not (tmp_path / "z.nc").exists()
-    assert [path.name for path in (tmp_path / "z.nc.parts").iterdir()] == ["1978.nc"]
-    assert bucket.chunks() == {"0.0.0.0", "1.0.0.0"}
-    bucket.fail = lambda path: "503"
-    with pytest.raises(ConnectionError, match="1 of 2 years are kept"):
-        weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979))
-    bucket.fail = lambda path: None
-    path = weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979))
-    assert bucket.chunks() == {"1.0.0.0"}
-    np.testing.assert_array_equal(read_series(path), truth(store))
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_fault_that_passes_is_not_noticed(store, bucket, tmp_path):
-    seen = set()
-    once = (".zmetadata", "0.0.0.0", "1.0.0.0")
-    bucket.fail = lambda path: None if not path.endswith(once) or path in seen else seen.add(path) or "503"
-    path = weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979))
-    assert {path.rsplit("/", 1)[1] for path in seen} == set(once)
-    np.testing.assert_array_equal(read_series(path), truth(store))
-
-
-def test_no_server_at_all(bucket, tmp_path):
-    bucket.fail = lambda path: "503"
-    with pytest.raises(ConnectionError, match="0 of 2 years are kept"):
-        weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979))
-    bucket.fail = lambda path: "404"
-    with pytest.raises(FileNotFoundError, match="no Zarr store"):
-        weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_chunk_that_the_server_lacks_is_refused(bucket, tmp_path):
-    bucket.fail = lambda path: "404" if "geopotential/1." in path else None
-    with pytest.raises(ValueError, match=rf"z has {60 * 32 * 64} missing values, the first on 1979-01-01 00:00"):
-        weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979))
-    assert not (tmp_path / "z.nc").exists()
-
-
-def test_damaged_parts_and_those_of_another_request_are_fetched_again(store, bucket, tmp_path):
-    def cut_off(level: int) -> None:
-        bucket.fail = lambda path: "503" if "geopotential/1." in path else None
-        with pytest.raises(ConnectionError):
-            weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979), level=level)
-        bucket.fail = lambda path: None
-        bucket.chunks()
-
-    cut_off(500)
-    alter(tmp_path / "z.nc.parts" / "1978.nc")
-    path = weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979))
-    assert bucket.chunks() == {"0.0.0.0", "1.0.0.0"}
-    np.testing.assert_array_equal(read_series(path), truth(store))
-
-    path.unlink()
-    cut_off(850)
-    path = weatherbench2(bucket.url, tmp_path / "z.nc", years=(1978, 1979))
-    assert bucket.chunks() == {"0.0.0.0", "1.0.0.0"}
-    np.testing.assert_array_equal(read_series(path), truth(store))
-
-
-def test_a_whole_cache_is_kept_and_another_request_refused(store, tmp_path):
-    path = weatherbench2(store, tmp_path / "z.nc", years=(1978, 1978))
-    before = path.read_bytes()
-    assert weatherbench2(f"https://nowhere.invalid/{STORE}", path, years=(1978, 1978)) == path  # not asked
-    for other, said in (
-        ({"years": (1978, 1979)}, "last_year is 1978, not 1979"),
-        ({"years": (1978, 1978), "level": 850}, "level is 500 hPa, not 850 hPa"),
-        ({"years": (1978, 1978), "variable": "temperature"}, "variable is geopotential, not temperature"),
-    ):
-        with pytest.raises(ValueError, match=rf"other parameters \({said}\) and was left as it is"):
-            weatherbench2(store, path, **other)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("damage", ["truncated", "without its seal", "altered", "another file"])
-def test_a_damaged_cache_is_refused_and_left_alone(store, tmp_path, damage):
-    path = weatherbench2(store, tmp_path / "z.nc", years=(1978, 1978))
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif damage == "without its seal":
-        path.write_bytes(path.read_bytes()[: -seals.SIZE])
-    elif damage == "altered":
-        alter(path)
-    else:
-        write(path, make())
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="is not a whole series file"):
-        weatherbench2(store, path, years=(1978, 1978))
-    assert path.read_bytes() == before
-
-
-def alter(path: Path) -> None:
-    """Turns a bit in the middle of the values."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def test_weatherbench2_refuses_what_is_not_there(store, tmp_path):
-    for bad, said in (
-        ({"years": (1978, 1980)}, "of which 1 are not there: 1980"),
-        ({"years": (1978, 1979), "level": 510}, "level must be one of 50, 100, .*, 1000 hPa, .*; got 510"),
-        ({"years": (1978, 1979), "variable": "z"}, "variable must be one of 2m_temperature, geopotential, land_sea"),
-        ({"years": (1978, 1979), "variable": "land_sea_mask", "level": None}, "found none for time"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            weatherbench2(store, tmp_path / "z.nc", **bad)
-    with pytest.raises(FileNotFoundError, match="there is no file, folder or Zarr store"):
-        weatherbench2(tmp_path / "none.zarr", tmp_path / "z.nc", years=(1978, 1979))
-    assert list(tmp_path.iterdir()) == []
-
-
-# Any series
 
 
 def check(series: xr.DataArray) -> None:
@@ -413,6 +27,11 @@ def check(series: xr.DataArray) -> None:
     assert (np.diff(series.lat) > 0).all() and (np.diff(series.lon) > 0).all()
     assert set(series.coords) == {"time", "lat", "lon"}
     np.testing.assert_allclose(series, position(series.time, series.lat, series.lon).transpose(*series.dims), atol=2e-3)
+
+
+def field(dataset: xr.Dataset, level: float | None = None) -> xr.DataArray:
+    """``z`` of a dataset as it is found in a file."""
+    return field_of(dataset, "a file", "z", level)
 
 
 @settings(max_examples=30, deadline=None)
@@ -427,17 +46,14 @@ def check(series: xr.DataArray) -> None:
     order=st.permutations(["time", "lat", "lon"]),
     kind=st.sampled_from(["f4", "f8"]),
 )
-def test_global_grids_come_out_from_0_to_360(
-    tmp_path_factory, points, shift, half, wrap, rolled, south_up, westward, order, kind
-):
+def test_global_grids_come_out_from_0_to_360(points, shift, half, wrap, rolled, south_up, westward, order, kind):
     step = 360 / points
     lon = np.roll(step * (np.arange(points) + half / 2), rolled) + shift
     if wrap is not None:
         lon = (lon + wrap) % 360 - wrap
     lat = np.array([-60.0, -20, 20, 60])
     lon, lat = (lon[::-1] if westward else lon).astype(kind), (lat[::-1] if south_up else lat).astype(kind)
-    path = write(tmp_path_factory.mktemp("grid") / "z.nc", make(3, lat, lon).transpose(*order))
-    series = open_series(path, "z")
+    series = field(make(3, lat, lon).transpose(*order))
     check(series)
     assert 0 <= series.lon[0] < step - 1e-3 and series.lon[-1] < 360
     np.testing.assert_allclose(np.diff(series.lon), step, atol=1e-3)
@@ -453,12 +69,11 @@ def test_global_grids_come_out_from_0_to_360(
     sort=st.booleans(),
     order=st.permutations(["time", "lat", "lon"]),
 )
-def test_regions_stay_in_one_piece(tmp_path_factory, west, points, step, wrap, sort, order):
+def test_regions_stay_in_one_piece(west, points, step, wrap, sort, order):
     whole = west + step * np.arange(points)
     lon = whole if wrap is None else (whole + wrap) % 360 - wrap
     lon = np.sort(lon) if sort else lon
-    path = write(tmp_path_factory.mktemp("grid") / "z.nc", make(3, lon=lon).transpose(*order))
-    series = open_series(path, "z")
+    series = field(make(3, lon=lon).transpose(*order))
     check(series)
     np.testing.assert_allclose(np.diff(series.lon), step)
     assert (series.lon[0] - west) % 360 == 0
@@ -476,14 +91,14 @@ def test_regions_stay_in_one_piece(tmp_path_factory, west, points, step, wrap, s
         ([175, 180, 185], [175, 180, 185]),
     ],
 )
-def test_a_region_cut_by_the_edge_of_the_map(tmp_path, lon, joined):
-    series = open_series(write(tmp_path / "z.nc", make(lon=np.array(lon, float))), "z")
+def test_a_region_cut_by_the_edge_of_the_map(lon, joined):
+    series = field(make(lon=np.array(lon, float)))
     check(series)
     np.testing.assert_array_equal(series.lon, joined)
 
 
-def test_a_repeated_meridian_is_dropped(tmp_path):
-    series = open_series(write(tmp_path / "z.nc", make(lon=np.linspace(-180, 180, 9))), "z")
+def test_a_repeated_meridian_is_dropped():
+    series = field(make(lon=np.linspace(-180, 180, 9)))
     check(series)
     np.testing.assert_array_equal(series.lon, np.arange(0, 360, 45))
 
@@ -508,11 +123,11 @@ def test_a_repeated_meridian_is_dropped(tmp_path):
         ),
     ],
 )
-def test_dimensions_by_attributes_then_names(tmp_path, names, attributes):
+def test_dimensions_by_attributes_then_names(names, attributes):
     dataset = make()
     for name, found in attributes.items():
         dataset[name].attrs = found
-    check(open_series(write(tmp_path / "z.nc", dataset.rename(names)), "z"))
+    check(field(dataset.rename(names)))
 
 
 def test_packed_and_masked_values(tmp_path):
@@ -541,27 +156,26 @@ def test_packed_and_masked_values(tmp_path):
         (None, [85000, 50000, 20000], "level"),
     ],
 )
-def test_levels_in_any_units(tmp_path, units, levels, name):
+def test_levels_in_any_units(units, levels, name):
     dataset = make()
     dataset["z"] = dataset.z + xr.DataArray([1e5, 0, 2e5], {name: levels})
     if units:
         dataset[name].attrs["units"] = units
-    path = write(tmp_path / "z.nc", dataset.transpose("time", "lat", name, "lon"))
-    series = open_series(path, "z", level=500)
+    dataset = dataset.transpose("time", "lat", name, "lon")
+    series = field(dataset, 500)
     check(series)
     assert series.attrs["level"] == "500 hPa"
     with pytest.raises(ValueError, match=r"level must be one of 850, 500, 200 hPa, which z of .* has; got 700"):
-        open_series(path, "z", level=700)
+        field(dataset, 700)
     with pytest.raises(ValueError, match=r"level must be one of 850, 500, 200 hPa, which z of .* has; got none"):
-        open_series(path, "z")
-    for kind, chosen in {"scalar": 1, "single": [1]}.items():
-        path = write(tmp_path / f"{kind}.nc", dataset.isel({name: chosen}))
+        field(dataset)
+    for chosen in (1, [1]):
         for level in (None, 500):
-            series = open_series(path, "z", level=level)
+            series = field(dataset.isel({name: chosen}), level)
             check(series)
             assert series.attrs.get("level") == (None if units is level is None else "500 hPa")
         with pytest.raises(ValueError, match="level must be one of 500 hPa"):
-            open_series(path, "z", level=850)
+            field(dataset.isel({name: chosen}), 850)
 
 
 def test_levels_that_are_refused(tmp_path):
@@ -580,16 +194,14 @@ def test_levels_that_are_refused(tmp_path):
         if units:
             dataset["level"].attrs["units"] = units
         with pytest.raises(ValueError, match=said):
-            open_series(write(path, dataset), "z", level=500 if units is None else None)
+            field(dataset, 500 if units is None else None)
 
 
-def test_further_dimensions(tmp_path):
-    path = write(tmp_path / "one.nc", make().expand_dims(number=[3], step=1))
-    check(open_series(path, "z"))
-    check(open_series(write(tmp_path / "step.nc", make(1).assign_coords(level=2.0)), "z"))  # a series of one step
-    path = write(tmp_path / "two.nc", make().expand_dims(number=[3, 4], step=1))
+def test_further_dimensions():
+    check(field(make().expand_dims(number=[3], step=1)))
+    check(field(make(1).assign_coords(level=2.0)))  # a series of one step
     with pytest.raises(ValueError, match=r"z of .* has further dimensions, .* chosen: number \(2\)$"):
-        open_series(path, "z")
+        field(make().expand_dims(number=[3, 4], step=1))
 
 
 @pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian", "all_leap"])
@@ -685,8 +297,8 @@ def test_files_in_any_order_from_a_list_a_folder_and_a_pattern(tmp_path):
 
 
 def test_files_that_hold_a_time_of_day_each(tmp_path, monkeypatch):
-    monkeypatch.setattr(gridded, "BLOCK", 1024)
-    whole = make(400)
+    monkeypatch.setattr(grid, "BLOCK", 1024)
+    whole = make(200)
     for part in range(4):
         write(tmp_path / f"{6 * part:02}.nc", whole.isel(time=slice(part, None, 4)))
     series = open_series(tmp_path, "z")
@@ -733,27 +345,26 @@ def test_variables_that_are_no_series(tmp_path):
         open_series(write(path, make().isel(time=slice(0, 0))), "z")
 
 
-def test_grids_that_are_not_of_latitude_and_longitude(tmp_path):
-    path = tmp_path / "z.nc"
+def test_grids_that_are_not_of_latitude_and_longitude():
     projected = make().rename(lat="y", lon="x")
     projected["y"].attrs = {"axis": "Y", "units": "m", "standard_name": "projection_y_coordinate"}
     projected["x"].attrs = {"axis": "X", "units": "km"}
     with pytest.raises(ValueError, match="found none for lat, lon among time, y, x"):
-        open_series(write(path, projected), "z")
+        field(projected)
     rotated = make().rename(lat="rlat", lon="rlon")
     rotated["rlat"].attrs = {"axis": "Y", "units": "degrees", "standard_name": "grid_latitude"}
     rotated["rlon"].attrs = {"axis": "X", "units": "degrees", "standard_name": "grid_longitude"}
     with pytest.raises(ValueError, match="found none for lat, lon among time, rlat, rlon"):
-        open_series(write(path, rotated), "z")
+        field(rotated)
     curved = make().drop_vars(["lat", "lon"]).assign_coords(lat2=(("lat", "lon"), np.zeros((4, 4))))
     with pytest.raises(ValueError, match="found none for lat, lon"):
-        open_series(write(path, curved), "z")
+        field(curved)
     undated = make().assign_coords(time=np.arange(4))
     with pytest.raises(ValueError, match=r"the times of z of .* have no units such as 'hours since"):
-        open_series(write(path, undated), "z")
+        field(undated)
     twice = make().expand_dims(latitude=[1.0, 2.0])
     with pytest.raises(ValueError, match="two dimensions for lat: latitude and lat"):
-        open_series(write(path, twice), "z")
+        field(twice)
     for bad, said in (
         ({"lat": [-60, 20, -20, 60]}, "latitudes of z of .* must ascend or descend"),
         ({"lat": [-60, -20, 20, 95]}, "from -90 to 90"),
@@ -764,7 +375,7 @@ def test_grids_that_are_not_of_latitude_and_longitude(tmp_path):
         ({"lon": [0, 90, math.nan]}, "must be finite"),
     ):
         with pytest.raises(ValueError, match=said):
-            open_series(write(path, make(**bad)), "z")
+            field(make(**bad))
 
 
 def test_files_that_do_not_belong_together(tmp_path):
@@ -799,70 +410,6 @@ def test_years(tmp_path):
             open_series(path, "z", years=bad)
 
 
-# Areas and means
-
-
-def test_area_weights_in_closed_form():
-    """Cells of an even grid have areas in proportion to cos(lat); at the poles half a cell is left."""
-    weights = area_weights(LAT)
-    cosines = np.cos(np.radians(LAT))
-    np.testing.assert_allclose(weights, cosines / cosines.mean(), rtol=1e-12)
-    poles = area_weights(np.linspace(-90, 90, 7))
-    edges = np.radians([-90, -75, -45, -15, 15, 45, 75, 90])
-    np.testing.assert_allclose(poles / poles.sum(), np.diff(np.sin(edges)) / 2, rtol=1e-12)
-    region = area_weights([50.0, 40.0, 30.0])  # descending, with edges at 55, 45, 35, 25
-    expected = -np.diff(np.sin(np.radians([55, 45, 35, 25])))
-    np.testing.assert_allclose(region, expected / expected.mean(), rtol=1e-12)
-    assert region.dtype == np.float64
-
-
-def test_area_weights_integrate_over_the_sphere():
-    """The mean of sin(lat)^2 is 1/3; midpoints with exact areas come to it as the square of the step."""
-    errors = []
-    for size in (16, 32):
-        lat = -90 + 180 / size * (np.arange(size) + 0.5)
-        errors.append(abs((area_weights(lat) * np.sin(np.radians(lat)) ** 2).mean() - 1 / 3))
-    assert 3.9 < errors[0] / errors[1] < 4.1
-
-
-@pytest.mark.parametrize("lat", [[0.0], [0.0, 10.0, 5.0], [0.0, 0.0], [80.0, 100.0], [[0.0, 1.0]], [0.0, math.nan]])
-def test_latitudes_without_areas(lat):
-    with pytest.raises(ValueError, match="lat must be two latitudes or more"):
-        area_weights(lat)
-
-
-@pytest.mark.parametrize("chunked", [True, False])
-def test_coarsen_keeps_the_mean_over_the_sphere(chunked):
-    series = make(5, LAT, LON).z
-    coarse = coarsen(series.chunk(time=2) if chunked else series, 2)
-    assert coarse.chunks and coarse.dtype == np.float32 and coarse.name == "z" and coarse.attrs == series.attrs
-    np.testing.assert_allclose(coarse.lat, -84.375 + 11.25 * np.arange(16))
-    np.testing.assert_allclose(coarse.lon, 2.8125 + 11.25 * np.arange(32))
-    fine, weights = area_weights(series.lat), area_weights(coarse.lat)
-    np.testing.assert_allclose(weights, fine.reshape(16, 2).mean(1), rtol=1e-12)  # the cells' areas add up
-    means = [
-        (values.values.astype(float) * w[:, None]).mean((1, 2)) for values, w in ((series, fine), (coarse, weights))
-    ]
-    np.testing.assert_allclose(means[0], means[1], rtol=1e-6)
-    block = series.values[3, 4:6, 6:8].astype(float)
-    expected = (block * fine[4:6, None]).sum() / (2 * fine[4:6].sum())
-    np.testing.assert_allclose(coarse[3, 2, 3], expected, rtol=1e-6)
-
-
-def test_coarsen_refuses_and_passes_missing_values_on():
-    series = make(2, LAT, LON).z
-    for factor, error in (
-        (3, "factor must divide the grid's 32 points in lat; got 3"),
-        (0, "factor must be at least 1"),
-    ):
-        with pytest.raises(ValueError, match=error):
-            coarsen(series, factor)
-    with pytest.raises(ValueError, match="56 points in lon; got 16"):
-        coarsen(series.isel(lon=slice(0, 56)), 16)
-    series[0, 0, 0] = np.nan
-    assert np.isnan(coarsen(series, 4)).sum() == 1
-
-
 # Tensors and files
 
 
@@ -887,8 +434,9 @@ def test_frames_are_the_values_in_memory_of_their_own(tmp_path):
         frames(series.values)
 
 
+@pytest.mark.slow
 def test_a_long_series_is_held_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(gridded, "BLOCK", 1 << 17)
+    monkeypatch.setattr(grid, "BLOCK", 1 << 17)
     times = np.datetime64("2000-01-01", "ns") + np.arange(500) * np.timedelta64(1, "h")
     for part, rows in enumerate((slice(0, 200), slice(200, 500))):
         write(tmp_path / f"{part}.nc", make(times, LAT, LON).isel(time=rows))
@@ -918,8 +466,6 @@ def test_written_series_are_read_as_they_were(tmp_path):
     assert again.attrs["provenance_minconv"]
     assert again.drop_attrs(deep=False).identical(series.drop_attrs(deep=False))
     assert open_series(path, "z").identical(series)  # with the source's name that the file has
-    loaded = records.load(path, "z", gridded.DIMS, "series", "write_series")  # one checksum for all of our files
-    np.testing.assert_array_equal(loaded, series)
     np.testing.assert_array_equal(read_series(write_series(tmp_path / "own.nc", series.load())), series)
 
 
