@@ -10,7 +10,7 @@ import torch
 from minconv import Forecaster
 from minconv.data.windows import Windows
 from minconv.runtime.seeds import generator
-from minconv.training.fit import Run, Training, fit, load_weights, read_log
+from minconv.training import Run, Training, fit, load_weights, read_log
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent

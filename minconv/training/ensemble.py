@@ -30,7 +30,7 @@ class Ensemble(nn.Module):
             stacked, _ = stack_module_state(list(models))
             for name, weight in stacked.items():
                 owner, _, leaf = name.rpartition(".")
-                setattr(self.model.get_submodule(owner), leaf, nn.Parameter(weight.detach()))
+                setattr(self.model.get_submodule(owner), leaf, nn.Parameter(weight.detach(), weight.requires_grad))
             self._skeleton = [deepcopy(models[0]).to("meta")]  # in a list, so as not to be registered
 
     def forward(self, frames: Tensor, *arguments: Any) -> Tensor:
