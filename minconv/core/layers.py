@@ -89,6 +89,7 @@ class PaddedConv2d(nn.Module):
             raise ValueError(f"kernel_size must be odd, to keep height and width; got {kernel_size}")
         self.padding = choice("padding", padding, PADDINGS)
         self.dilation = whole("dilation", dilation, 1)
+        self.width = self.dilation * (kernel_size // 2)  # of the margins
         conv = nn.Conv2d(whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1), kernel_size)
         # in the format in which, on the CPU, convolutions, scan and norm are fastest, and which they hand on
         self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
@@ -98,13 +99,13 @@ class PaddedConv2d(nn.Module):
         check_dtype("x", x, self.weight)
         if x.dim() != 4 or x.shape[1] != self.weight.shape[1] or 0 in x.shape[2:]:
             raise ValueError(f"x must be frames [N, {self.weight.shape[1]}, H >= 1, W >= 1]; got {list(x.shape)}")
-        width = self.dilation * (self.weight.shape[-1] // 2)
         rows, columns = PADDINGS[self.padding]
-        zeros = width * (rows == "zeros"), width * (columns == "zeros")
-        margins = width - zeros[0], width - zeros[1]
-        if any(margins):
-            edge = rows == "edge"
-            x = F.pad(x, (width,) * 4, mode="replicate") if edge else wrap(margins, x, pole=rows == "pole")
+        zeros = self.width * (rows == "zeros"), self.width * (columns == "zeros")
+        margins = self.width - zeros[0], self.width - zeros[1]
+        if rows == "edge":
+            x = F.pad(x, (self.width,) * 4, mode="replicate")
+        elif any(margins):
+            x = wrap(margins, x, pole=rows == "pole")
         # autocast computes in half precision; what follows, a recurrence, keeps the precision of its input
         return F.conv2d(x, self.weight, self.bias, padding=zeros, dilation=self.dilation).to(x.dtype)
 
