@@ -1,7 +1,9 @@
-"""``import minconv`` is light, and gives the public names."""
+"""``import minconv`` is light, and the names that a README or a user's script needs are there, each explained."""
 
 import subprocess
 import sys
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import minconv
@@ -9,37 +11,40 @@ import minconv
 HEAVY = {
     "cartopy",
     "lightning_fabric",
+    "llvmlite",
     "matplotlib",
     "numba",
     "pandas",
     "papermill",
     "scipy",
+    "torch._dynamo",
     "triton",
     "xarray",
 }
 NAMES = {
-    "ConvGRU",
-    "ConvLSTM",
-    "Forecaster",
-    "MinConvExpLSTM",
-    "MinConvGRU",
-    "MinConvLSTM",
-    "from_reference",
-    "gated_scan",
-    "linear_scan",
+    "minconv": """ConvGRU ConvLSTM Forecaster MinConvExpLSTM MinConvGRU MinConvLSTM from_reference gated_scan
+        linear_scan""",
+    "minconv.data": "barotropic navier_stokes open_series",
+    "minconv.training": "Run Training fit fit_all load_weights read_log",
+    "minconv.evaluation": "Climatology DampedPersistence evaluate forecast persistence rollout scores",
+    "minconv.experiments": "Experiment Setting get_profile",
 }
 
 
-def fresh(code: str) -> str:
-    """What ``code`` prints in a process of its own."""
-    root = Path(__file__).parents[1]
-    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
-
-
 def test_import_loads_nothing_heavy():
-    assert fresh(f"import sys, minconv; print(*({HEAVY!r} & sys.modules.keys()))").split() == []
+    code = f"import sys, minconv; print(*({HEAVY!r} & sys.modules.keys()))"
+    root = Path(__file__).parents[1]
+    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert shown.split() == []
 
 
 def test_public_names():
-    assert set(minconv.__all__) == NAMES
-    assert all(getattr(minconv, name).__doc__ for name in NAMES)
+    for package, listed in NAMES.items():
+        names = set(listed.split())
+        assert set(import_module(package).__all__) == names, package
+        for name in names:
+            assert getattr(import_module(package), name).__doc__, f"{package}.{name}"
+
+
+def test_version_is_the_installed_one():
+    assert minconv.__version__ == version("minconv")

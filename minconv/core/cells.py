@@ -92,7 +92,8 @@ class MinimalCell(Cell):
         """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""
         h0 = self._check(x, state)
         h = gated_scan(on_frames(self.conv, x), h0, self.gating, self.backend)
-        return h, h.squeeze(1) if h.shape[1] == 1 else h[:, -1]  # the gradient of a squeeze costs nothing
+        last = h.squeeze(1) if h.shape[1] == 1 else h[:, -1]  # the gradient of a squeeze costs nothing
+        return h, last.clone()  # a state of its own: a view would keep all frames, and change with them
 
 
 class MinConvGRU(MinimalCell):

@@ -1,13 +1,12 @@
 """Convolution on frames with the padding of the domain; what cells and forecaster share in handling frames."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minconv.kernels.autograd import cpu_kernels, fused
+from minconv.core.scan import kernels, traced
 from minconv.runtime.checks import choice, whole
 
 # what is beyond the edges in height and in width: zeros, the field from the other edge on (wrap), the field on the
@@ -21,66 +20,6 @@ PADDINGS = {
 }
 
 Margins = tuple[int, int, bool]  # rows, columns, and whether the rows are from over the poles
-
-
-def _places(x: Tensor) -> Tensor:
-    """Frames [N, C, H, W] as dense [N, HW, C], without a copy if they are channels_last."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
-
-
-def _frames(x: Tensor, height: int, width: int) -> Tensor:
-    """Back from [N, HW, C] to [N, C, H, W], which is channels_last then."""
-    return x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-
-
-def _wrap(margins: Margins, x: Tensor) -> Tensor:
-    if not (kernels := cpu_kernels(x)):
-        return _wrap_eagerly(margins, x)
-    count, channels, height, width = x.shape
-    up, left, pole = margins
-    padded = x.new_empty(count, (height + 2 * up) * (width + 2 * left), channels)
-    kernels.wrap(x.dtype, padded.numel(), count, height, width, channels, up, left, pole, _places(x), padded)
-    return _frames(padded, height + 2 * up, width + 2 * left)
-
-
-def _wrap_eagerly(margins: Margins, x: Tensor) -> Tensor:
-    *widths, pole = margins
-    for axis, width in zip((-2, -1), widths, strict=True):
-        if width:
-            before, after = x.narrow(axis, x.shape[axis] - width, width), x.narrow(axis, 0, width)
-            if pole and axis == -2:
-                before, after = _over_pole(after), _over_pole(before)
-            x = torch.cat([before, x, after], dim=axis)
-    return x
-
-
-def _over_pole(rows: Tensor) -> Tensor:
-    """Rows at a pole as they go on beyond it, in the mirror and half a circle away; and back."""
-    return rows.flip(-2).roll(rows.shape[-1] // 2, -1)
-
-
-def _fold(margins: Margins, grad: Tensor, tensors: Sequence[Tensor], output: None) -> tuple[Tensor]:
-    """The margins added back to where they were taken from."""
-    if kernels := cpu_kernels(grad):
-        count, channels, height, width = tensors[0].shape
-        x = grad.new_empty(count, height * width, channels)
-        kernels.fold(grad.dtype, grad.numel(), count, height, width, channels, *margins, x, _places(grad))
-        return (_frames(x, height, width),)
-    up, left, pole = margins
-    for axis, width in ((-1, left), (-2, up)):
-        if width:
-            size = grad.shape[axis] - 2 * width
-            before, after = grad.narrow(axis, 0, width), grad.narrow(axis, size + width, width)
-            if pole and axis == -2:
-                before, after = _over_pole(after), _over_pole(before)
-            folded = grad.narrow(axis, width, size).clone()
-            folded.narrow(axis, size - width, width).add_(before)
-            folded.narrow(axis, 0, width).add_(after)
-            grad = folded
-    return (grad,)
-
-
-_fused_wrap = fused(_wrap, _fold, _wrap_eagerly, linear=True, batched=True)
 
 
 def wrap(margins: tuple[int, int], x: Tensor, pole: bool = False) -> Tensor:
@@ -98,7 +37,33 @@ def wrap(margins: tuple[int, int], x: Tensor, pole: bool = False) -> Tensor:
         raise ValueError(f"frames must be at least {max(margins)} wide where they wrap; got {list(x.shape)}")
     if pole and x.shape[-1] % 2:
         raise ValueError(f"the width of frames must be even for padding sphere; got {list(x.shape)}")
-    return (_wrap_eagerly if torch.compiler.is_compiling() else _fused_wrap)((*margins, pole), x)
+    fused = _fused_wrap(x)
+    return (fused or wrap_eagerly)((*margins, pole), x)
+
+
+def _fused_wrap(x: Tensor) -> Callable[..., Tensor] | None:
+    """The CPU's kernel, if there is one for such a tensor; a compiler makes its own of eager operations."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or traced():
+        return None
+    module = kernels("cpu")
+    return module and module.wrap
+
+
+def wrap_eagerly(margins: Margins, x: Tensor) -> Tensor:
+    """``wrap``, by slices and concatenation."""
+    *widths, pole = margins
+    for axis, width in zip((-2, -1), widths, strict=True):
+        if width:
+            before, after = x.narrow(axis, x.shape[axis] - width, width), x.narrow(axis, 0, width)
+            if pole and axis == -2:
+                before, after = _over_pole(after), _over_pole(before)
+            x = torch.cat([before, x, after], dim=axis)
+    return x
+
+
+def _over_pole(rows: Tensor) -> Tensor:
+    """Rows at a pole as they go on beyond it, in the mirror and half a circle away; and back."""
+    return rows.flip(-2).roll(rows.shape[-1] // 2, -1)
 
 
 class PaddedConv2d(nn.Module):
@@ -124,6 +89,7 @@ class PaddedConv2d(nn.Module):
             raise ValueError(f"kernel_size must be odd, to keep height and width; got {kernel_size}")
         self.padding = choice("padding", padding, PADDINGS)
         self.dilation = whole("dilation", dilation, 1)
+        self.width = self.dilation * (kernel_size // 2)  # of the margins
         conv = nn.Conv2d(whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1), kernel_size)
         # in the format in which, on the CPU, convolutions, scan and norm are fastest, and which they hand on
         self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
@@ -133,13 +99,13 @@ class PaddedConv2d(nn.Module):
         check_dtype("x", x, self.weight)
         if x.dim() != 4 or x.shape[1] != self.weight.shape[1] or 0 in x.shape[2:]:
             raise ValueError(f"x must be frames [N, {self.weight.shape[1]}, H >= 1, W >= 1]; got {list(x.shape)}")
-        width = self.dilation * (self.weight.shape[-1] // 2)
         rows, columns = PADDINGS[self.padding]
-        zeros = width * (rows == "zeros"), width * (columns == "zeros")
-        margins = width - zeros[0], width - zeros[1]
-        if any(margins):
-            edge = rows == "edge"
-            x = F.pad(x, (width,) * 4, mode="replicate") if edge else wrap(margins, x, pole=rows == "pole")
+        zeros = self.width * (rows == "zeros"), self.width * (columns == "zeros")
+        margins = self.width - zeros[0], self.width - zeros[1]
+        if rows == "edge":
+            x = F.pad(x, (self.width,) * 4, mode="replicate")
+        elif any(margins):
+            x = wrap(margins, x, pole=rows == "pole")
         # autocast computes in half precision; what follows, a recurrence, keeps the precision of its input
         return F.conv2d(x, self.weight, self.bias, padding=zeros, dilation=self.dilation).to(x.dtype)
 
@@ -156,8 +122,7 @@ class ResidualNorm(nn.LayerNorm):
         super().__init__(size)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        z = residual_norm(self.eps, x.flatten(0, 1), y.flatten(0, 1), self.weight, self.bias)
-        return z.unflatten(0, x.shape[:2])
+        return super().forward(x + y)
 
 
 class ChannelNorm(nn.Module):
@@ -193,48 +158,6 @@ NORMS = ("plane", "frame", "channels")
 def residual_norm_of(norm: str, channels: int, size: tuple[int, int]) -> nn.Module:
     """The residual norm over H x W (``plane``), C x H x W (``frame``) or C (``channels``)."""
     return ResidualNorm(size) if choice("norm", norm, NORMS) == "plane" else ChannelNorm(channels, norm)
-
-
-def _norm(epsilon: float, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    places = _places(x)
-    z, moments = torch.empty_like(places), places.new_empty(len(x), 2, x.shape[1])
-    affine = *(tensor.flatten().contiguous() for tensor in (weight, bias)), _constant(epsilon, x.dtype)
-    kernels = cpu_kernels(x)
-    kernels.norm_forward(x.dtype, x.numel(), *places.shape, places, _places(y), *affine, z, moments)
-    return _frames(z, *x.shape[-2:])
-
-
-def _norm_eagerly(epsilon: float, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.layer_norm(x + y, weight.shape, weight, bias, epsilon)
-
-
-def _norm_gradient(epsilon: float, grad: Tensor, tensors: Sequence[Tensor], output: None) -> tuple[Tensor, ...]:
-    x, y, weight, _ = tensors
-    places = _places(x)
-    grad_z, scratch = torch.empty_like(places), places.new_empty(len(x), 4, x.shape[1])
-    grad_affine = x.new_zeros(torch.get_num_threads(), 2, weight.numel())  # each thread adds to its own
-    affine = weight.flatten().contiguous(), _constant(epsilon, x.dtype)
-    kernels = cpu_kernels(x)
-    kernels.norm_backward(
-        x.dtype, x.numel(), *places.shape, places, _places(y), *affine, _places(grad), grad_z, scratch, grad_affine
-    )
-    grad_z = _frames(grad_z, *x.shape[-2:])
-    return grad_z, grad_z, *grad_affine.sum(0).unflatten(1, weight.shape)
-
-
-@cache
-def _constant(value: float, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([value], dtype=dtype, device="cpu")
-
-
-_fused_norm = fused(_norm, _norm_gradient, _norm_eagerly)
-
-
-def residual_norm(epsilon: float, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The norm of x + y over H x W, for frames [N, C, H, W]; weight and bias [H, W]."""
-    fits = x.shape == y.shape and weight.shape == bias.shape == x.shape[-2:]
-    alike = len({(tensor.dtype, tensor.device) for tensor in (x, y, weight, bias)}) == 1
-    return (_fused_norm if fits and alike and cpu_kernels(x) else _norm_eagerly)(epsilon, x, y, weight, bias)
 
 
 def check_dtype(name: str, x: Tensor, weight: Tensor) -> None:

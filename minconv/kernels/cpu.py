@@ -1,7 +1,8 @@
-"""The scan on the CPU, fused: one pass over the convolution's output, whose coefficients never lie in memory.
+"""The CPU's fused operations: the scan, and the padding of a convolution on axes that wrap.
 
-The loops are in ``cpu_loops``. Their floor is memory: for each state, k blocks of gates are read and 1 number is
-written; backwards k + 2 are read and k written. Half precision is computed in float32.
+One pass over the convolution's output, whose coefficients never lie in memory. The loops are in ``cpu_loops``. Their
+floor is memory: for each state, k blocks of gates are read and 1 number is written; backwards k + 2 are read and k
+written. Half precision is computed in float32.
 """
 
 from collections.abc import Sequence
@@ -9,13 +10,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minconv.kernels import cpu_loops as kernels
-from minconv.kernels.lanes import scans
+from minconv.core.layers import Margins, wrap_eagerly
+from minconv.kernels import cpu_loops as loops
+from minconv.kernels.autograd import FUSED, differentiable, scans
+
+
+def available(kind: str = "cpu") -> bool:
+    """Whether these can run on a kind of device."""
+    return kind == "cpu"
 
 
 def forward(gating: str, blocks: Sequence[Tensor], h0: Tensor, h: Tensor) -> None:
+    """Writes h [B, T, P, L]; see ``minconv.kernels.autograd``."""
     tensors = (*_three(gating, blocks), h0.unsqueeze(1), h)
-    kernels.scan_forward(h.dtype, h.numel(), kernels.GATINGS.index(gating), *h.shape, *tensors)
+    loops.scan_forward(h.dtype, h.numel(), FUSED.index(gating), *h.shape, *tensors)
 
 
 def backward(
@@ -27,18 +35,19 @@ def backward(
     grads: Sequence[Tensor],
     grad_h0: Tensor,
 ) -> None:
+    """Writes the gradients of the blocks [B, T, P, L] and of h0 [B, P, L]."""
     tensors = (*_three(gating, blocks), h0.unsqueeze(1), h, grad, *_three(gating, grads), grad_h0.zero_().unsqueeze(1))
-    kernels.scan_backward(h.dtype, h.numel(), kernels.GATINGS.index(gating), *h.shape, *tensors)
+    loops.scan_backward(h.dtype, h.numel(), FUSED.index(gating), *h.shape, *tensors)
 
 
 def _three(gating: str, blocks: Sequence[Tensor]) -> list[Tensor]:
-    """x, y, u as the kernels count them; what a gating lacks is not looked at."""
+    """x, y, u as the loops count them; what a gating lacks is not looked at."""
     if gating == "linear":
         return [*blocks, blocks[0]]
     return [blocks[0], *blocks] if len(blocks) == 2 else list(blocks)
 
 
-_linear_scan, _gated_scan = scans(forward, backward)
+_linear_scan, _gated_scan = scans(forward, backward, "cpu_scan")
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
@@ -59,3 +68,35 @@ def _computed_in(h0: Tensor) -> torch.dtype:
     if h0.is_complex():
         raise TypeError(f"a, b and h0 must be real for backend cpu; got {h0.dtype}")
     return h0.dtype if h0.dtype == torch.float64 else torch.float32
+
+
+# Padding
+
+
+def places(x: Tensor) -> Tensor:
+    """Frames [N, C, H, W] as dense [N, HW, C], without a copy if they are channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
+
+
+def _frames(x: Tensor, height: int, width: int) -> Tensor:
+    """Back from [N, HW, C] to [N, C, H, W], which is channels_last then."""
+    return x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def _wrap(margins: Margins, x: Tensor) -> Tensor:
+    count, channels, height, width = x.shape
+    up, left, pole = margins
+    padded = x.new_empty(count, (height + 2 * up) * (width + 2 * left), channels)
+    loops.wrap(x.dtype, padded.numel(), count, height, width, channels, up, left, pole, places(x), padded)
+    return _frames(padded, height + 2 * up, width + 2 * left)
+
+
+def _fold(margins: Margins, grad: Tensor, tensors: Sequence[Tensor], output: None) -> tuple[Tensor]:
+    """The margins added back to where they were taken from."""
+    count, channels, height, width = tensors[0].shape
+    x = grad.new_empty(count, height * width, channels)
+    loops.fold(grad.dtype, grad.numel(), count, height, width, channels, *margins, x, places(grad))
+    return (_frames(x, height, width),)
+
+
+wrap = differentiable(_wrap, _fold, wrap_eagerly, linear=True)

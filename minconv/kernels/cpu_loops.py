@@ -1,8 +1,7 @@
-"""The CPU's loops, compiled by Numba: the scan, the padding of a convolution, and the sum and norm of a layer.
+"""The CPU's loops, compiled by Numba: the scan, and the padding of a convolution.
 
-Each goes once over memory where eager operations go several times, in vector instructions along the dense axis, on the
-threads of the OpenMP pool that PyTorch has anyway: with a second pool, the threads of one would spin for the cores that
-those of the other need. Where no such pool is found, one thread does all.
+Each goes once over memory where eager operations go several times, in vector instructions along the dense axis, on
+PyTorch's threads (``openmp``).
 
 A ``Kernel`` gets one address, where its arguments lie as whole numbers: a tensor as its address and its strides but
 the last, which is 1. It is compiled at its first call, and cached beside this file or where Numba's
@@ -17,48 +16,24 @@ So loops become vector instructions without a comparison of all addresses before
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import torch
 from numba import cfunc, float32, float64, njit, types, void
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from minconv.kernels import openmp
+from minconv.kernels.openmp import part, parts
+
 WORTH_THREADS = 1 << 14  # elements: less is done before a second thread is awake
-OUTPUTS = 7  # arrays that one kernel may store to
+OUTPUTS = 4  # arrays that one kernel may store to
 NUMBERS = {torch.float32: float32, torch.float64: float64}
 
 # contract: a * b + c in one instruction, and nothing else, so that NaN stays NaN; numpy: a division by 0 gives inf
 FLAGS = {"fastmath": {"contract"}, "error_model": "numpy"}
 inlined = njit(forceinline=True, **FLAGS)
-
-# Threads
-
-
-def _openmp() -> tuple[Any, int, int]:
-    """Of the OpenMP that PyTorch runs on: its parallel call, and the addresses of what gives a thread's number and
-    their count. Without one, of stand-ins for a single thread."""
-    for path in Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"):
-        try:
-            library = ctypes.CDLL(str(path))  # is loaded already; finds the symbols of what it is linked to, too
-            parallel, *others = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
-        except (OSError, AttributeError):
-            continue
-        parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-        return parallel, *(ctypes.cast(function, ctypes.c_void_p).value for function in others)
-    alone = ctypes.CFUNCTYPE(ctypes.c_int)
-    _openmp.kept = [alone(lambda: 0), alone(lambda: 1)]
-    return None, *(ctypes.cast(function, ctypes.c_void_p).value for function in _openmp.kept)
-
-
-_parallel, *_addresses = _openmp()
-for _name, _address in zip(("minconv_part", "minconv_parts"), _addresses, strict=True):
-    llvm.add_symbol(_name, _address)
-part = types.ExternalFunction("minconv_part", types.int32())  # number of this thread
-parts = types.ExternalFunction("minconv_parts", types.int32())  # how many there are
 
 
 class Kernel:
@@ -96,8 +71,8 @@ class Kernel:
         packed = (ctypes.c_ssize_t * len(numbers))(*numbers)
         compiled = self.compiled(dtype)
         threads = torch.get_num_threads() if size >= WORTH_THREADS else 1
-        if threads > 1 and _parallel:
-            _parallel(compiled.address, packed, threads, 0)
+        if threads > 1 and openmp.parallel:
+            openmp.parallel(compiled.address, packed, threads, 0)
         else:
             compiled.ctypes(ctypes.cast(packed, compiled.ctypes.argtypes[0]))
 
@@ -244,9 +219,12 @@ def _real(value, like):
 #
 # Lanes are independent, so threads take tiles of them, and go through time with each.
 
-GATINGS = ("linear", "gru", "lstm", "explstm")
-LINEAR, GRU, LSTM, EXPLSTM = range(4)
+LINEAR, GRU, LSTM, EXPLSTM = range(4)  # as in minconv.kernels.autograd.FUSED
 TILE = 1024  # lanes that go through time together, few enough for their states to stay in the first-level cache
+
+# where arguments begin: numbers, then tensors [B, T, P, L], each its address and three strides
+GATING, BATCH, STEPS, PLACES, LANES = range(5)
+X, Y, U, H0, H, GRAD, GRAD_X, GRAD_Y, GRAD_U, GRAD_H0 = range(5, 45, 4)
 
 
 @inlined
@@ -331,25 +309,26 @@ def _row(args, k, b, t, p, n, like):
 @inlined
 def _step(gating, backward, args, b, t, p, n, width, like):
     """A tile's lanes of one place at one time."""
-    x = _row(args, 5, b, t, p, n, like)
-    y = _row(args, 9, b, t, p, n, like)
-    u = _row(args, 13, b, t, p, n, like)
-    before = _row(args, 17, b, 0, p, n, like) if t == 0 else _row(args, 21, b, t - 1, p, n, like)
+    x = _row(args, X, b, t, p, n, like)
+    y = _row(args, Y, b, t, p, n, like)
+    u = _row(args, U, b, t, p, n, like)
+    before = _row(args, H0, b, 0, p, n, like) if t == 0 else _row(args, H, b, t - 1, p, n, like)
     if backward:
-        grad = _row(args, 25, b, t, p, n, like)
-        grad_x = _row(args, 29, b, t, p, n, like)
-        grad_y = _row(args, 33, b, t, p, n, like)
-        grad_u = _row(args, 37, b, t, p, n, like)
-        carry = _row(args, 41, b, 0, p, n, like)
+        grad = _row(args, GRAD, b, t, p, n, like)
+        grad_x = _row(args, GRAD_X, b, t, p, n, like)
+        grad_y = _row(args, GRAD_Y, b, t, p, n, like)
+        grad_u = _row(args, GRAD_U, b, t, p, n, like)
+        carry = _row(args, GRAD_H0, b, 0, p, n, like)
         _backward_row(gating, x, y, u, before, grad, grad_x, grad_y, grad_u, carry, width)
     else:
-        _forward_row(gating, x, y, u, before, _row(args, 21, b, t, p, n, like), width)
+        _forward_row(gating, x, y, u, before, _row(args, H, b, t, p, n, like), width)
 
 
 @inlined
 def _scan(backward, like):
     args = integers(like)
-    gating, batch, steps, places, lanes = load(args, 0), load(args, 1), load(args, 2), load(args, 3), load(args, 4)
+    gating, batch, steps = load(args, GATING), load(args, BATCH), load(args, STEPS)
+    places, lanes = load(args, PLACES), load(args, LANES)
     group = max(1, TILE // max(1, lanes))  # places of a tile
     across, along = -(-places // group), -(-lanes // TILE)
     first, last = share(batch * across * along)
@@ -384,6 +363,9 @@ def scan_backward(args):
 
 # Padding of channels_last frames [N, H, W, C] on axes that wrap. Over a pole, rows go on as in a mirror, the longitudes
 # turned by half of a circle: row -1 - j is row j turned, and row H + j is row H - 1 - j
+
+# where arguments begin: numbers, then two dense tensors, each its address and two strides
+FRAMES, HEIGHT, WIDTH, CHANNELS, UP, LEFT, POLE, FRAME, PADDED = *range(8), 10
 
 
 @inlined
@@ -423,11 +405,12 @@ def wrap(like):
     """Margins of ``up`` rows and ``left`` columns from the other side, or from over the pole (0 or 1): N, H, W, C, up,
     left, pole, x, padded; both dense."""
     args = integers(like)
-    height, width, channels, up, left = load(args, 1), load(args, 2), load(args, 3), load(args, 4), load(args, 5)
-    pole, x, padded = load(args, 6), pointer(load(args, 7), like), pointer(load(args, 10), like)
+    height, width, channels = load(args, HEIGHT), load(args, WIDTH), load(args, CHANNELS)
+    up, left, pole = load(args, UP), load(args, LEFT), load(args, POLE)
+    x, padded = pointer(load(args, FRAME), like), pointer(load(args, PADDED), like)
     row, margin = width * channels, left * channels
     tall = height + 2 * up
-    first, last = share(load(args, 0) * tall)
+    first, last = share(load(args, FRAMES) * tall)
     for number in range(first, last):
         frame, r = divmod(number, tall)
         r, turn = r - up, 0
@@ -453,12 +436,13 @@ def _add_row(x, target, padded, source, row, margin, turn):
 def fold(like):
     """The gradient of ``wrap``: x, from the gradient of padded."""
     args = integers(like)
-    height, width, channels, up, left = load(args, 1), load(args, 2), load(args, 3), load(args, 4), load(args, 5)
-    pole, x, padded = load(args, 6), pointer(load(args, 7), like), pointer(load(args, 10), like)
+    height, width, channels = load(args, HEIGHT), load(args, WIDTH), load(args, CHANNELS)
+    up, left, pole = load(args, UP), load(args, LEFT), load(args, POLE)
+    x, padded = pointer(load(args, FRAME), like), pointer(load(args, PADDED), like)
     row, margin = width * channels, left * channels
     turn = width // 2 * channels if pole else 0
     wide = row + 2 * margin
-    first, last = share(load(args, 0) * height)
+    first, last = share(load(args, FRAMES) * height)
     for number in range(first, last):
         frame, r = divmod(number, height)
         target, source = number * row, (frame * (height + 2 * up) + up) * wide
@@ -469,123 +453,3 @@ def fold(like):
             _add_row(x, target, padded, source + (r - height) * wide, row, margin, turn)
         if r < up:  # and of the lower one
             _add_row(x, target, padded, source + (r + height) * wide, row, margin, turn)
-
-
-# The norm of a sum: z = x + y; over the places p of each frame and channel, out = w_p (z - mean) / deviation + b_p
-
-
-@inlined
-def _frame(args, k, frame, like):
-    return pointer(load(args, k) + frame * load(args, k + 1) * size_of(like), like)
-
-
-@inlined
-def _moments(x, y, z, mean, scale, places, channels, epsilon):
-    """z = x + y, its mean and 1 / standard deviation over the places, by channel."""
-    one, many, nothing = real(1, epsilon), real(places, epsilon), real(np.nan, epsilon)
-    for c in range(channels):
-        store(1, mean, c, real(0, epsilon))
-        store(2, scale, c, real(0, epsilon))
-    for p in range(places):
-        for c in range(channels):
-            n = p * channels + c
-            value = load(x, n) + load(y, n)
-            store(0, z, n, value)
-            store(1, mean, c, fetch(1, mean, c) + value)
-    for c in range(channels):
-        store(1, mean, c, fetch(1, mean, c) / many)
-    for p in range(places):
-        for c in range(channels):
-            d = fetch(0, z, p * channels + c) - fetch(1, mean, c)
-            store(2, scale, c, fetch(2, scale, c) + d * d)
-    for c in range(channels):
-        variance = fetch(2, scale, c) / many + epsilon
-        # beyond what can be squared, 1 / inf would make every frame a constant, silently
-        store(2, scale, c, one / np.sqrt(variance) if variance < real(np.inf, epsilon) else nothing)
-
-
-@Kernel
-def norm_forward(like):
-    """N, P, C, x [N, P, C], y, weight [P], bias, epsilon [1], out, moments [N, 2, C]; all dense."""
-    args = integers(like)
-    places, channels = load(args, 1), load(args, 2)
-    weight, bias = pointer(load(args, 9), like), pointer(load(args, 10), like)
-    epsilon = load(pointer(load(args, 11), like), 0)
-    first, last = share(load(args, 0))
-    for frame in range(first, last):
-        x = _frame(args, 3, frame, like)
-        y = _frame(args, 6, frame, like)
-        z = _frame(args, 12, frame, like)
-        mean = _frame(args, 15, frame, like)
-        scale = pointer(load(args, 15) + (frame * load(args, 16) + channels) * size_of(like), like)
-        _moments(x, y, z, mean, scale, places, channels, epsilon)
-        for p in range(places):
-            w, b = load(weight, p), load(bias, p)
-            for c in range(channels):
-                n = p * channels + c
-                store(0, z, n, (fetch(0, z, n) - fetch(1, mean, c)) * fetch(2, scale, c) * w + b)
-
-
-@njit(forceinline=True, error_model="numpy", fastmath={"contract", "reassoc"})  # a sum in any order, in vectors
-def _dot(x, y, count, zero):
-    total = zero
-    for n in range(count):
-        total += fetch(0, x, n) * load(y, n)
-    return total
-
-
-@njit(forceinline=True, error_model="numpy", fastmath={"reassoc"})
-def _sum(x, count, zero):
-    total = zero
-    for n in range(count):
-        total += load(x, n)
-    return total
-
-
-@Kernel
-def norm_backward(like):
-    """N, P, C, x, y, weight, epsilon, grad [N, P, C], grad_z, scratch [N, 4, C], grad_affine [threads, 2, P], zero."""
-    args = integers(like)
-    places, channels = load(args, 1), load(args, 2)
-    weight = pointer(load(args, 9), like)
-    epsilon = load(pointer(load(args, 10), like), 0)
-    zero, many = real(0, epsilon), real(places, epsilon)
-    grad_weight = _frame(args, 20, part(), like)
-    grad_bias = pointer(load(args, 20) + (part() * load(args, 21) + places) * size_of(like), like)
-    first, last = share(load(args, 0))
-    for frame in range(first, last):
-        x = _frame(args, 3, frame, like)
-        y = _frame(args, 6, frame, like)
-        grad = _frame(args, 11, frame, like)
-        z = _frame(args, 14, frame, like)
-        scratch = load(args, 17) + frame * load(args, 18) * size_of(like)
-        row = channels * size_of(like)
-        mean, scale = pointer(scratch, like), pointer(scratch + row, like)
-        mean_grad, mean_product = pointer(scratch + 2 * row, like), pointer(scratch + 3 * row, like)
-        _moments(x, y, z, mean, scale, places, channels, epsilon)
-        for c in range(channels):
-            store(3, mean_grad, c, zero)
-            store(4, mean_product, c, zero)
-        for p in range(places):
-            w = load(weight, p)
-            for c in range(channels):
-                n = p * channels + c
-                normal = (fetch(0, z, n) - fetch(1, mean, c)) * fetch(2, scale, c)
-                g = load(grad, n) * w
-                store(0, z, n, normal)
-                store(3, mean_grad, c, fetch(3, mean_grad, c) + g)
-                store(4, mean_product, c, fetch(4, mean_product, c) + g * normal)
-        for c in range(channels):
-            store(3, mean_grad, c, fetch(3, mean_grad, c) / many)
-            store(4, mean_product, c, fetch(4, mean_product, c) / many)
-        for p in range(places):
-            start = p * channels
-            row_z = pointer(load(args, 14) + (frame * load(args, 15) + start) * size_of(like), like)
-            row_grad = pointer(load(args, 11) + (frame * load(args, 12) + start) * size_of(like), like)
-            store(5, grad_weight, p, fetch(5, grad_weight, p) + _dot(row_z, row_grad, channels, zero))
-            store(6, grad_bias, p, fetch(6, grad_bias, p) + _sum(row_grad, channels, zero))
-            w = load(weight, p)
-            for c in range(channels):
-                g = load(row_grad, c) * w
-                centred = g - fetch(3, mean_grad, c) - fetch(0, row_z, c) * fetch(4, mean_product, c)
-                store(0, row_z, c, centred * fetch(2, scale, c))

@@ -31,13 +31,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minconv.core import linear, scan
+from minconv.core import scan
 from minconv.core.gates import GATINGS, logit_and_candidate
-from minconv.kernels.autograd import transformed
 from minconv.runtime import processes
 from minconv.runtime.checks import choice
 
 LOCAL = tuple(name for name in ("auto", *scan.BACKENDS) if name != "distributed")
+
+
+def available(kind: str = "cpu") -> bool:
+    """Whether there are processes to share a sequence, whatever their kind of device."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def linear_scan(
@@ -114,7 +118,7 @@ def _scan(
     """``local(h)`` scans this part from the state h; ``decay(source)`` is its a."""
     if processes.size() == 1 or dist.get_world_size(group) == 1:
         return local(h0)
-    if transformed():
+    if scan.transformed():
         raise NotImplementedError("a scan over several processes cannot run under torch.vmap or torch.func")
     rank, some = dist.get_rank(group), not _empty(source)
     wide = torch.promote_types(h0.dtype, torch.float32)
@@ -156,7 +160,7 @@ class _FromLater(torch.autograd.Function):
         if rank and some:  # of no use to anyone before the first
             for piece, back in zip(reversed(_pieces(source)), reversed(_pieces(grad)), strict=True):
                 a = ctx.decay(piece.to(later.dtype)).conj()
-                own = linear._scan(a, a * back, own, reverse=True)[:, 0]
+                own = scan.walk(a, a * back, own, reverse=True)[:, 0]
         for product, part in zip(reversed(products), reversed(_all(own, ctx.group)), strict=False):
             later = torch.addcmul(part, product.conj(), later)
         if products and some:

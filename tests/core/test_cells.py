@@ -54,23 +54,23 @@ def values_and_gradients(cell: Cell, x: torch.Tensor, state, cuts: list[int]) ->
     return [y, *parts(after), *torch.autograd.grad(loss, (x, *leaves, *cell.parameters()))]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("given_state, steps, dtype", [(False, 5, torch.float64), (True, 4, torch.float32)])
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("given_state", [False, True])
-@pytest.mark.parametrize("steps", [2, 9])
-def test_parallel_is_stepped_is_two_halves(name, steps, given_state, padding, dtype):
+def test_parallel_is_stepped_is_two_halves(name, padding, given_state, steps, dtype):
     cell, x = make(name, dtype, padding), random(2, steps, 2, 4, 6, dtype=dtype)
     with torch.no_grad():
         state = cell(random(2, 3, 2, 4, 6, dtype=dtype, seed=5))[1] if given_state else None
     whole = values_and_gradients(cell, x, state, [])
-    for cuts in (list(range(1, steps)), [steps // 2], [1]):
+    for cuts in (list(range(1, steps)), [steps // 2]):
         for one, other in zip(values_and_gradients(cell, x, state, cuts), whole, strict=True):
             scale = max(1.0, other.abs().max().item())
             torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
-@pytest.mark.parametrize("backend", usable("cpu"))
 @pytest.mark.parametrize("name", MINIMAL)
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=[pytest.mark.slow] * (name == "triton")) for name in usable("cpu")]
+)
 def test_backends_agree(name, backend):
     x = random(2, 5, 2, 4, 4)
     found = values_and_gradients(make(name, backend=backend), x, None, [])
@@ -90,6 +90,18 @@ def test_missing_state_is_the_initial_one(name):
 def test_state_is_that_of_the_last_frame(name):
     y, state = make(name)(random(2, 3, 2, 4, 4))
     assert torch.equal(y[:, -1], parts(state)[0])
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_state_is_its_own_memory(name, steps):
+    """What is done to the output in place does not change it, and it keeps no frames but its own."""
+    cell = make(name)
+    with torch.no_grad():
+        y, state = cell(random(2, steps, 2, 4, 4))
+        kept = [part.clone() for part in parts(state)]
+        y.clamp_(max=0.1)
+    for part, before in zip(parts(state), kept, strict=True):
+        assert torch.equal(part, before) and part.untyped_storage().nbytes() == before.nbytes
 
 
 def test_sizes_may_change_between_calls(name):
@@ -120,7 +132,7 @@ def test_batch_entries_do_not_mix(name):
 
 @pytest.mark.parametrize("name", CELLS)
 @given(st.integers(-8, 8), st.integers(-8, 8))
-@settings(deadline=None, max_examples=5, derandomize=True)
+@settings(deadline=None, max_examples=3, derandomize=True)
 def test_shifts_of_the_torus_commute_with_the_cell(name, down, right):
     cell, x = make(name), random(1, 3, 2, 5, 6)
     y, _ = cell(x)

@@ -1,6 +1,5 @@
 """The padded convolution and the residual norm against torch's own; outputs and gradients, by kernels and eagerly."""
 
-import re
 from math import pi
 
 import pytest
@@ -9,7 +8,7 @@ from torch.nn import functional as F
 
 from minconv.core import layers
 from minconv.core.layers import PADDINGS, ChannelNorm, PaddedConv2d, ResidualNorm, on_frames, residual_norm_of, wrap
-from minconv.kernels.autograd import cpu_kernels
+from minconv.core.scan import usable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -18,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def way(request, monkeypatch) -> str:
     """With the compiled kernels, and as where there are none; uninitialised memory holds NaN."""
     if request.param == "eager":
-        monkeypatch.setattr(layers, "cpu_kernels", lambda x: None)
-    elif not cpu_kernels(torch.zeros(1)):
+        monkeypatch.setattr(layers, "_fused_wrap", lambda x: None)
+    elif "cpu" not in usable("cpu"):
         pytest.skip("needs numba")
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         make = getattr(owner, name)
@@ -63,14 +62,11 @@ def padded(x: torch.Tensor, padding: str, margins: tuple[int, int]) -> torch.Ten
     "kernel, size",
     [
         (1, (4, 5)),
-        (3, (4, 5)),
-        (3, (2, 2)),
         (3, (1, 7)),
         (3, (7, 1)),
         (3, (1, 1)),
         (5, (2, 3)),
         (7, (3, 3)),
-        (5, (6, 4)),
     ],
 )
 def test_convolution_keeps_the_size_and_pads_place_by_place(padding, kernel, size):
@@ -91,8 +87,8 @@ def test_convolution_keeps_the_size_and_pads_place_by_place(padding, kernel, siz
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_gradcheck(padding):
-    layer = conv(padding, into=1, out=2)
-    x = frames(1, 1, 3, 4).requires_grad_()
+    layer = conv(padding, into=1, out=1)
+    x = frames(1, 1, 2, 4).requires_grad_()
     assert torch.autograd.gradcheck(layer, (x,))
     assert torch.autograd.gradgradcheck(layer, (x,))
 
@@ -105,23 +101,25 @@ POLES = {"circular": False, "sphere": True}
 
 @pytest.mark.parametrize("padding", POLES)
 @pytest.mark.parametrize("memory", FORMATS)
-@pytest.mark.parametrize("margins", [(0, 0), (1, 0), (0, 2), (1, 1), (3, 4), (2, 3)])
+@pytest.mark.parametrize("margins", [(0, 0), (1, 0), (0, 2), (3, 4)])
 def test_wrap_takes_margins_from_the_other_side(margins, memory, padding):
     x = frames(2, 5, 3, 4).contiguous(memory_format=FORMATS[memory])
     expected, pole = padded(x, padding, margins), POLES[padding]
     for dtype in (torch.float64, torch.float32):
         found = wrap(margins, x.to(dtype), pole)
         assert found.dtype == dtype and torch.equal(found, expected.to(dtype))
-    inputs = x[:1, :2].requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: wrap(margins, x, pole), inputs)
-    assert torch.autograd.gradgradcheck(lambda x: wrap(margins, x, pole), inputs)
+    x.requires_grad_()
+    cotangent = frames(*expected.shape, seed=2)
+    (found,), (back,) = (
+        torch.autograd.grad(y, x, cotangent) for y in (wrap(margins, x, pole), padded(x, padding, margins))
+    )
+    torch.testing.assert_close(found, back, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("dtype, tolerance, kernel", [(torch.float64, 1e-12, 3), (torch.float32, 1e-4, 5)])
 @pytest.mark.parametrize("memory", FORMATS)
-@pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_the_gradient_of_the_padded_convolution_is_its_adjoint(padding, kernel, memory, dtype, tolerance):
+def test_the_gradient_of_the_padded_convolution_is_its_adjoint(padding, memory, dtype, tolerance, kernel):
     """<A x, y> = <x, A' y> for the linear part A of the layer."""
     layer = conv(padding, kernel).to(dtype)
     x = frames(3, 2, 5, 8).to(dtype).contiguous(memory_format=FORMATS[memory]).requires_grad_()
@@ -138,20 +136,6 @@ def test_padding_in_vmap_over_any_dimension(padding):
     for dim in (0, 1):
         expected = torch.stack([layer(one) for one in x.unbind(dim)])
         torch.testing.assert_close(torch.vmap(layer, in_dims=dim)(x), expected, rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize("padding", PADDINGS)
-def test_padding_under_compile(padding):
-    layer, x = conv(padding, 5), frames(2, 2, 4, 6).requires_grad_()
-    torch._dynamo.reset()
-    found, expected = torch.compile(layer, backend="aot_eager")(x), layer(x)
-    cotangent = frames(*expected.shape, seed=2)
-    for one, other in zip(
-        [found, *torch.autograd.grad(found, x, cotangent)],
-        [expected, *torch.autograd.grad(expected, x, cotangent)],
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 HARMONICS = {  # real, of degree l and order m, without their norms, in Cartesian coordinates of the unit sphere
@@ -195,76 +179,20 @@ def normed(size: tuple[int, ...], dtype: torch.dtype = torch.float64):
     return norm, (3 + frames(*size)).to(dtype).requires_grad_(), frames(*size, seed=2).to(dtype).requires_grad_()
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-4)])
-@pytest.mark.parametrize(
-    "size", [(2, 3, 5, 4, 6), (1, 1, 40, 16, 16), (1, 2, 1, 3, 3), (1, 2, 17, 1, 5), (3, 1, 2, 7, 1)]
-)
-def test_residual_norm_is_the_layer_norm_of_the_sum(size, dtype, tolerance):
-    norm, x, y = normed(size, dtype)
-    inputs, cotangent = (x, y, norm.weight, norm.bias), frames(*size, seed=5).to(dtype)
-    found = norm(x, y)
-    doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    expected = F.layer_norm(doubles[0] + doubles[1], size[-2:], *doubles[2:], norm.eps)
-    assert found.dtype == dtype
-    for one, other in zip(
-        [found, *torch.autograd.grad(found, inputs, cotangent)],
-        [expected, *torch.autograd.grad(expected, doubles, cotangent.double())],
-        strict=True,
-    ):
-        torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance * other.abs().max().item())
+@pytest.mark.parametrize("size", [(2, 3, 5, 4, 6), (1, 2, 1, 3, 3), (3, 1, 2, 7, 1)])
+def test_residual_norm_is_that_of_the_sum_over_height_and_width(size):
+    norm, x, y = normed(size)
+    found, z = norm(x, y), x + y
+    normal = (z - z.mean((-2, -1), keepdim=True)) / (z.var((-2, -1), correction=0, keepdim=True) + norm.eps).sqrt()
+    torch.testing.assert_close(found, normal * norm.weight + norm.bias, rtol=0, atol=1e-12)
+    channels_last = (one.detach().movedim(2, -1).contiguous().movedim(-1, 2) for one in (x, y))
+    torch.testing.assert_close(norm(*channels_last), found, rtol=0, atol=1e-12)
 
 
-def test_residual_norm_in_any_memory_format():
-    norm, x, y = normed((2, 3, 5, 4, 6))
-    strange = x.detach().movedim(2, -1).contiguous().movedim(-1, 2), y.detach().mT.contiguous().mT
-    assert not strange[0].is_contiguous() and not strange[1].is_contiguous()
-    torch.testing.assert_close(norm(*strange), norm(x, y), rtol=0, atol=1e-12)
-
-
-def test_gradients_of_the_residual_norm():
-    norm, x, y = normed((1, 2, 2, 2, 3))
-
-    def function(*inputs):
-        return layers.residual_norm(norm.eps, *(frame.flatten(0, 1) for frame in inputs[:2]), *inputs[2:])
-
-    inputs = (x, y, norm.weight, norm.bias)
-    assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
-
-
-def test_gradients_of_the_residual_norm_of_inputs_that_depend_on_each_other():
-    norm, x, _ = normed((1, 2, 2, 2, 3))
-    assert torch.autograd.gradgradcheck(lambda x: norm(x, 2 * x.sin()), (x,))
+def test_gradients_of_wrap_are_found_by_transforms_too():
     x = frames(1, 1, 3, 4)
     found = torch.func.grad(lambda x: wrap((1, 2), x).square().sum())(x)
     assert torch.equal(found, torch.autograd.functional.jacobian(lambda x: wrap((1, 2), x).square().sum(), x))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda x, y, w, b: (x, y[:, :1], w, b),
-        lambda x, y, w, b: (x, y, w[:2], b[:2]),
-        lambda x, y, w, b: (x, y, w, b.float()),
-    ],
-)
-def test_residual_norm_leaves_what_does_not_fit_to_torch(change):
-    inputs = change(frames(2, 3, 4, 4), frames(2, 3, 4, 4, seed=2), *frames(2, 4, 4, seed=3).unbind())
-    x, y, weight, bias = inputs
-    try:
-        expected = F.layer_norm(x + y, weight.shape, weight, bias, 1e-5)
-    except RuntimeError as error:
-        with pytest.raises(RuntimeError, match=re.escape(str(error).splitlines()[0])):
-            layers.residual_norm(1e-5, *inputs)
-    else:
-        torch.testing.assert_close(layers.residual_norm(1e-5, *inputs), expected)
-
-
-def test_residual_norm_takes_weights_of_any_strides():
-    x, y, weights = frames(2, 3, 4, 5), frames(2, 3, 4, 5, seed=2), frames(4, 5, 3, seed=3)
-    weight, bias = weights[..., 1], weights[..., 2]
-    expected = F.layer_norm(x + y, (4, 5), weight.contiguous(), bias.contiguous(), 1e-5)
-    torch.testing.assert_close(layers.residual_norm(1e-5, x, y, weight, bias), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("over, dims", [("frame", (2, 3, 4)), ("channels", (2,))])
@@ -298,7 +226,6 @@ def test_only_the_norm_over_the_plane_makes_all_channels_one_size():
 def test_no_frames():
     x = frames(0, 3, 4, 5)
     assert wrap((1, 1), x).shape == (0, 3, 6, 7)
-    assert layers.residual_norm(1e-5, x, x, *torch.ones(2, 4, 5).double()).shape == x.shape
 
 
 def test_margins_larger_than_the_frame_are_refused():
@@ -310,14 +237,6 @@ def test_margins_larger_than_the_frame_are_refused():
 def test_the_sphere_has_an_even_width():
     with pytest.raises(ValueError, match=r"the width of frames must be even for padding sphere; got \[1, 2, 4, 5\]"):
         conv("sphere")(frames(1, 2, 4, 5))
-
-
-def test_residual_norm_in_vmap():
-    """Over models: frames and affine maps differ."""
-    stacked = [frames(3, 2, 2, 4, 5), frames(3, 2, 2, 4, 5, seed=2), frames(3, 4, 5, seed=3), frames(3, 4, 5, seed=4)]
-    found = torch.vmap(lambda *x: layers.residual_norm(1e-5, *x))(*stacked)
-    expected = torch.stack([layers.residual_norm(1e-5, *x) for x in zip(*stacked, strict=True)])
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

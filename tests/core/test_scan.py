@@ -8,8 +8,8 @@ from helpers import loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minconv.core import linear
-from minconv.core.gates import INITIAL_STATE, coefficients, g, log_coefficients, log_g
+from minconv.core import scan
+from minconv.core.gates import INITIAL_STATE, Gating, coefficients, g, log_coefficients, log_g
 from minconv.core.scan import GATINGS, gated_scan, linear_scan, usable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,14 +19,17 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 3e-2}
 LOOSER = {"logspace": 200}
 COMPLEX = ("reference", "linear")
 HERE = usable("cuda" if torch.cuda.is_available() else "cpu")
-PLAIN = [backend for backend in HERE if backend != "logspace"]  # whose check of signs torch.vmap cannot trace
+SLOW = {"triton"} if not torch.cuda.is_available() else set()  # in Triton's interpreter
 
-LENGTHS = (1, 2, 3, 7, 31, 63, 64, 128)
-TAILS = ((), (1,), (3, 5, 7))
+LENGTHS = (1, 2, 7, 64, 128)
+TAILS = ((), (3, 5, 7))
 DEVICES = ("cpu", *(("cuda",) if torch.cuda.is_available() else ()))
 
 
-@pytest.fixture(params=HERE)
+BACKENDS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in HERE]
+
+
+@pytest.fixture(params=BACKENDS)
 def backend(request) -> str:
     return request.param
 
@@ -109,14 +112,9 @@ def test_gated_scan_is_the_loop(backend, steps, gating, dtype, device):
     assert_near(found, expected, TOLERANCE[dtype] * LOOSER.get(backend, 1))
 
 
-@given(
-    st.sampled_from(HERE),
-    st.integers(1, 40),
-    st.integers(1, 3),
-    st.lists(st.integers(1, 4), max_size=3),
-    st.data(),
-)
-@settings(deadline=None, max_examples=30, derandomize=True)
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(st.integers(1, 40), st.integers(1, 3), st.lists(st.integers(1, 4), max_size=3), st.data())
+@settings(deadline=None, max_examples=8, derandomize=True)
 def test_any_shape_and_any_split(backend, steps, batch, tail, data):
     a, b, h0 = draw_linear(steps, tuple(tail), torch.float64, batch)
     whole = linear_scan(a, b, h0, backend)
@@ -150,7 +148,7 @@ def test_bfloat16(backend, gating):
     assert_near([found], [gated_loop(gates.double(), h0.double(), gating)], TOLERANCE[torch.bfloat16])
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [1, 3])
 def test_gradcheck(backend, steps):
     inputs = [x.requires_grad_() for x in draw_linear(steps, (2,), torch.float64)]
     assert torch.autograd.gradcheck(lambda *x: linear_scan(*x, backend=backend), inputs)
@@ -179,13 +177,12 @@ def test_only_some_gradients_asked_for(backend, needed):
     assert all(x.grad is None for index, x in enumerate(inputs) if index not in needed)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("steps", [1, 3])
 def test_second_derivatives(backend, steps):
     inputs = [x.requires_grad_() for x in draw_linear(steps, (2,), torch.float64)]
     assert torch.autograd.gradgradcheck(lambda *x: linear_scan(*x, backend=backend), inputs)
 
 
-@pytest.mark.parametrize("backend", PLAIN)
 def test_functional_gradients(backend):
     """torch.func.grad, and torch.vmap of it."""
 
@@ -264,7 +261,7 @@ def large_gates(kind: str, gating: str, steps: int) -> tuple[torch.Tensor, torch
 
 @pytest.mark.parametrize("kind", LARGE)
 @pytest.mark.parametrize("gating", GATINGS)
-@pytest.mark.parametrize("steps", [1, 20, 128, 512])
+@pytest.mark.parametrize("steps", [1, 64, pytest.param(512, marks=pytest.mark.slow)])
 def test_large_gates_stay_finite(backend, kind, gating, steps):
     found = values_and_gradients(lambda *x: gated_scan(*x, gating, backend), *large_gates(kind, gating, steps))
     assert all(x.isfinite().all() for x in found)
@@ -272,7 +269,7 @@ def test_large_gates_stay_finite(backend, kind, gating, steps):
 
 @pytest.mark.parametrize("kind", LARGE)
 @pytest.mark.parametrize("gating", GATINGS)
-@pytest.mark.parametrize("steps", [20, 128, 512, 2048])
+@pytest.mark.parametrize("steps", [20, pytest.param(2048, marks=pytest.mark.slow)])
 def test_linear_stays_accurate_with_large_gates(kind, gating, steps):
     gates, h0 = large_gates(kind, gating, steps)
     exact = gated_loop(gates.double(), h0.double(), gating)
@@ -290,6 +287,16 @@ def test_quotient_of_sigmoids_is_nan_where_ours_is_exact(backend):
     torch.testing.assert_close(h.flatten(), torch.tensor([1.0, 0.75, 0.625]), rtol=1e-5, atol=0)  # halfway to g(0)
     h.sum().backward()
     assert gates.grad.isfinite().all()
+
+
+# A gating of one's own
+
+
+def test_a_gating_that_no_kernel_knows_is_scanned_all_the_same(backend, monkeypatch):
+    monkeypatch.setitem(GATINGS, "decay", Gating(2, lambda z: -z.abs()))
+    inputs = draw_gates("decay", 5, torch.float64)
+    found = values_and_gradients(lambda *x: gated_scan(*x, "decay", backend), *inputs)
+    assert_near(found, values_and_gradients(lambda *x: gated_loop(*x, "decay"), *inputs), 1e-11)
 
 
 # Gates
@@ -334,7 +341,7 @@ def test_g_is_positive_and_continuous():
 def test_chunks_equal_the_loop(steps, chunk, reverse):
     a, b, h0 = draw_linear(steps, (3, 2), torch.float64)
     expected = loop(a.flip(1), b.flip(1), h0).flip(1) if reverse else loop(a, b, h0)
-    found = linear._chunked(a, b, h0, torch.empty_like(b), reverse, chunk)
+    found = scan._chunked(a, b, h0, torch.empty_like(b), reverse, chunk)
     assert_near([found], [expected], 1e-12)
 
 
@@ -343,19 +350,19 @@ def test_chunks_carry_gradients(steps, monkeypatch):
     def chunked(a, b, h0, out=None, reverse=False):
         out = torch.empty_like(b) if out is None else out
         chunk = max(int(b.shape[1] ** 0.5), 1)
-        return linear._chunked(a, b, h0, out, reverse, chunk) if b.shape[1] else out
+        return scan._chunked(a, b, h0, out, reverse, chunk) if b.shape[1] else out
 
     inputs = draw_linear(steps, (3,), torch.float64)
     expected = values_and_gradients(loop, *inputs)
-    monkeypatch.setattr(linear, "_scan", chunked)
-    assert_near(values_and_gradients(linear._LinearScan.apply, *inputs), expected, 1e-12)
+    monkeypatch.setattr(scan, "walk", chunked)
+    assert_near(values_and_gradients(scan._Linear.apply, *inputs), expected, 1e-12)
 
 
 # Models stacked by torch.vmap
 
 
 @pytest.mark.parametrize("gating", GATINGS)
-@pytest.mark.parametrize("steps", [1, 2, 31])
+@pytest.mark.parametrize("steps", [1, 7])
 def test_vmap_is_a_loop_over_models(backend, gating, steps):
     gates, h0 = draw_gates(gating, steps, torch.float64, size=(6, 3, 2, 2))
     stacked = gates.unflatten(0, (3, 2)), h0.unflatten(0, (3, 2))
@@ -369,7 +376,6 @@ def test_vmap_is_a_loop_over_models(backend, gating, steps):
     assert_near([h, h[:, :, -1], *gradients], [torch.stack(x) for x in zip(*expected, strict=True)], 1e-12)
 
 
-@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("dims", [(0, None, None), (2, 0, None), (None, 1, 1), (None, None, 0)])
 def test_vmap_over_any_dimension(backend, dims):
     sizes = (2, 31, 4), (2, 31, 4), (2, 4)
@@ -441,6 +447,7 @@ FRAME = torch.ones(2, 2, 4, 4)
         ((GATES, FRAME[..., :3], "lstm"), ValueError, r"h0 must be \[2, 2, 4, 4\]"),
         ((GATES, FRAME.double(), "lstm"), TypeError, "one dtype; got gates torch.float32, h0 torch.float64"),
         ((GATES, None, "lstm"), TypeError, "h0 must be a tensor; got NoneType"),
+        ((GATES, -FRAME, "lstm", "logspace"), ValueError, "h0 must be at least 0 for backend logspace.*-1.0"),
         ((GATES.cfloat(), FRAME.cfloat(), "lstm"), TypeError, "gates and h0 must be real; got torch.complex64"),
     ],
 )
