@@ -1,19 +1,18 @@
-"""Figures of the weather: fields and forecasts on maps, scores by lead time, errors and climate by latitude.
+"""Fields and forecasts on maps, and forecasts by a slider, for which cartopy is needed.
 
-They share style and ``save`` with the other figures. A grid has ascending ``lat`` (degrees north)
-and ``lon`` (degrees east). Its cells are drawn as they are, from edge to edge, so that a global grid has neither a hole
-at the pole nor a seam; contours are drawn through their centres. Coastlines are Natural Earth's (1:110 million) of
-``minconv/plots/natural_earth``: after this import, cartopy's ``ax.coastlines("110m")`` needs no network.
+A grid has ascending ``lat`` (degrees north) and ``lon`` (degrees east). Its cells are drawn as they are, from edge to
+edge, so that a global grid has neither a hole at the pole nor a seam; contours are drawn through their centres.
+Coastlines are Natural Earth's (1:110 million) of ``minconv/plots/natural_earth``: after this import, cartopy's
+``ax.coastlines("110m")`` needs no network.
 
 Every figure has a title, and says where its data are from when they have an attribute ``source``. Arguments of another
-shape than described raise ValueError.
+shape than described raise ValueError, those of another type TypeError.
 """
 
 import io
 import math
-import textwrap
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +24,19 @@ import numpy as np
 import xarray as xr
 from cartopy.io.shapereader import NEShpDownloader
 from cartopy.mpl.geoaxes import GeoAxes
-from cartopy.mpl.ticker import LatitudeFormatter
 from cartopy.util import add_cyclic_point
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from minconv.plots.figures import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PAGE,
-    STYLE,
-    VERMILION,
-    axis_label,
-    clipped,
-    described,
-    largest,
-    legend_above,
-    lines_by,
-    needs,
-)
-from minconv.runtime.checks import choice, positive, whole
+from minconv.plots.axes import axis_label, clipped, largest, lead_words, titled, words
+from minconv.plots.style import PAGE
+from minconv.runtime.checks import choice, needs, positive, whole
 
+Limits, Levels = Sequence[float] | None, int | Sequence[float]
 COASTLINES = Path(__file__).parent / "natural_earth" / "ne_110m_coastline.shp"
 PROJECTIONS = {
     "orthographic": ccrs.Orthographic(-30, 45),  # the North Atlantic
@@ -63,56 +48,55 @@ LETTER = 0.075  # inches
 PIECE = 3.0  # degrees
 SCREEN = 130  # dots per inch of the slider's pictures
 PREVIEW = 85  # of maps in a notebook, which with a page of them would weigh half a megabyte otherwise
-USEFUL = 0.6  # anomaly correlation above which a forecast counts as useful
-SEASONS = {"DJF": (BLUE, "s"), "MAM": (GREEN, "^"), "JJA": (VERMILION, "o"), "SON": (ORANGE, "D")}
 
 _coast = NEShpDownloader.default_downloader()
 _coast.pre_downloaded_path_template = str(COASTLINES).replace("{", "{{").replace("}", "}}")
 cartopy.config["downloaders"]["shapefiles", "natural_earth", "110m", "physical", "coastline"] = _coast
 
 
-def forecast_maps(
-    fields: xr.DataArray,
-    *,
-    projection: str | ccrs.Projection = "orthographic",
-    title: str = "",
-    label: str = "",
-    diverging: bool = False,
-    limits: Sequence[float] | None = None,
-    levels: int | Sequence[float] = 10,
-    errors: bool = False,
-    error_limit: float | None = None,
-) -> Figure:
+def cell_edges(fields: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of the grid's cells, lat [H + 1] and lon [W + 1] in degrees: half-way between the centres.
+
+    Longitudes that go all round end where they began, 360 degrees later; such a grid's latitudes end at a pole where
+    no other row would fit between.
+    """
+    lat, lon = (fields[name].values.astype(float) for name in ("lat", "lon"))
+    lat_edges, lon_edges = (_midpoints(centres) for centres in (lat, lon))
+    if np.isclose(lon[0] + 360 - lon[-1], lon[-1] - lon[-2], rtol=1e-3):  # they go all round
+        first = (lon[0] + lon[-1] - 360) / 2
+        lon_edges[[0, -1]] = first, first + 360
+        if 90 + lat[0] < lat[1] - lat[0]:
+            lat_edges[0] = -90
+        if 90 - lat[-1] < lat[-1] - lat[-2]:
+            lat_edges[-1] = 90
+    return lat_edges.clip(-90, 90), lon_edges
+
+
+def _midpoints(centres: np.ndarray) -> np.ndarray:
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.array([2 * centres[0] - middle[0], *middle, 2 * centres[-1] - middle[-1]])
+
+
+def forecast_maps(fields: xr.DataArray, **options: Any) -> Figure:
     """Rows of maps by lead time in one colour scale, with contours and coastlines.
 
     Args:
         fields: over (row, lead_time, lat, lon); ``row`` holds names of ``STYLE`` or any words, the
             first the truth; ``lead_time`` is timedelta64.
-        projection: one of :data:`PROJECTIONS`, or any of cartopy's; ``regional`` shows the grid's extent only.
+        projection: one of :data:`PROJECTIONS` (``orthographic``), or any of cartopy's; ``regional`` shows the grid's
+            extent only.
         title: above everything.
         label: what the colours mean, with units; by default the attributes long_name and units.
         diverging: a scale symmetric about zero, for anomalies.
         limits: lowest and highest value of the scale; by default those of the first row. What lies beyond shows as an
             arrow of the colour bar.
-        levels: of the contours, or about how many.
+        levels: of the contours, or about how many (10).
         errors: draw every row but the first as its difference to the first, in a second, symmetric scale.
         error_limit: the end of the second scale; by default the largest error.
     """
-    fields = _gridded(fields, ("row", "lead_time"))
-    if errors and fields.sizes["row"] < 2:
-        raise ValueError("fields must have at least 2 rows to show errors; got 1")
-    rows, leads = [_name(row) for row in fields.row.values], [_lead(lead) for lead in fields.lead_time.values]
-    label = label or axis_label(fields, str(fields.name or ""))
-    ends = None if error_limit is None else (-positive("error_limit", error_limit), error_limit)
-    pictures = _finite(fields)
-    together = 1 if errors else len(rows)
-    scale = _Scale(pictures[:together], pictures[0], diverging, limits, levels)
-    fig, axes = _page(fields, projection, rows, leads, _titled(title, fields), bars=1 + errors)
-    _paint(fig, axes[:together], pictures[:together], fields, scale, label)
-    if errors:
-        differences = pictures[1:] - pictures[0]
-        scale = _Scale(differences, differences, True, ends, levels)
-        _paint(fig, axes[1:], differences, fields, scale, f"error of {label}")
+    forecast = _Forecast(fields, **options)
+    fig, axes = forecast.page(forecast.rows, forecast.leads)
+    forecast.paint(fig, axes, forecast.pictures)
     return fig
 
 
@@ -122,7 +106,7 @@ def field_maps(
     projection: str | ccrs.Projection = "robinson",
     title: str = "",
     diverging: bool | None = None,
-    levels: int | Sequence[float] = 10,
+    levels: Levels = 10,
 ) -> Figure:
     """Maps side by side: a column for each panel, a row with a colour scale of its own for each variable.
 
@@ -134,131 +118,35 @@ def field_maps(
         diverging: scales symmetric about zero; by default those of variables that have both signs.
         levels: of the contours, or about how many.
     """
-    if not isinstance(fields, xr.Dataset | xr.DataArray) or (isinstance(fields, xr.Dataset) and not fields.data_vars):
-        raise ValueError(f"fields must be a DataArray or a Dataset over (panel, lat, lon); got {described(fields)}")
     variables = list(fields.data_vars.values()) if isinstance(fields, xr.Dataset) else [fields]
+    if not variables:
+        raise ValueError("fields must hold at least one variable over (panel, lat, lon); got an empty dataset")
     variables = [_gridded(values, ("panel",)) for values in variables]
-    panels, heading = [_name(panel) for panel in variables[0].panel.values], _titled(title, *variables, fields)
+    panels, heading = [words(panel) for panel in variables[0].panel.values], titled(title, *variables, fields)
     fig, axes = _page(variables[0], projection, [""] * len(variables), panels, heading, bars=len(variables))
     for line, values in zip(axes, variables, strict=True):
-        pictures = _finite(values)
+        pictures = values.values
         signed = bool((pictures < 0).any() and (pictures > 0).any()) if diverging is None else diverging
         scale = _Scale(pictures, pictures, signed, None, levels)
-        _paint(fig, line[None], pictures[None], values, scale, axis_label(values, str(values.name or "")))
+        _paint(fig, line, pictures, values, scale, axis_label(values, str(values.name or "")))
     return fig
 
 
-def score_curves(scores: xr.Dataset, variables: Sequence[str] = ("rmse", "acc"), title: str = "") -> Figure:
-    """Scores by lead time: mean over seeds, a band of one standard deviation.
-
-    Args:
-        scores: ``variables`` over (model, seed, lead_time), baselines among the models; each has a panel. That of
-            ``acc``, the anomaly correlation, has a line where forecasts cease to be useful.
-        variables: names of variables.
-        title: above everything.
-    """
-    if not variables:
-        raise ValueError("variables must name at least one variable of scores; got none")
-    for name in variables:
-        needs(scores, (name,), ("model", "seed", "lead_time"))
-    days, limit = _in_days(scores), {"color": "0.4", "linewidth": 0.8, "zorder": 1}
-    fig, axes = plt.subplots(1, len(variables), figsize=(PAGE, 3), squeeze=False, sharex=True)
-    for ax, name in zip(axes[0], variables, strict=True):
-        lines_by(ax, days[name], "model", "lead_time", STYLE)
-        ax.set(xlabel="lead time (days)", ylabel=axis_label(scores[name], name), xlim=(0, None))
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        if name == "acc":
-            ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
-            ax.axhline(USEFUL, **limit)
-            axes[0, 0].plot([], [], **limit, label=f"useful above {USEFUL}")
-        else:
-            ax.set_ylim(0, None)
-    legend_above(fig, axes[0, 0], _titled(title, *scores.data_vars.values(), scores))
-    return fig
-
-
-def zonal_error(data: xr.Dataset, title: str = "") -> Figure:
-    """Error by latitude, a panel for each lead time: mean over seeds, a band of one standard deviation.
-
-    Args:
-        data: over (model, seed, lead_time, lat), ``zonal_rmse``, as :func:`evaluation.weather.scores` gives it, or
-            ``rmse``.
-        title: above everything.
-    """
-    name = "zonal_rmse" if "zonal_rmse" in data else "rmse"
-    needs(data, (name,), ("model", "seed", "lead_time", "lat"))
-    leads = data.lead_time.values
-    fig, axes = plt.subplots(1, len(leads), figsize=(PAGE, 2.8), squeeze=False, sharex=True, sharey=True)
-    for ax, lead in zip(axes[0], leads, strict=True):
-        lines_by(ax, data[name].sel(lead_time=lead), "model", "lat", STYLE)
-        ax.set(title=_lead(lead), xlabel="latitude")
-        _latitudes(ax, data.lat.values, 30 if len(leads) < 3 else 60)
-    axes[0, 0].set_ylim(0, None)
-    axes[0, 0].set_ylabel(axis_label(data[name], "RMSE"))
-    legend_above(fig, axes[0, 0], _titled(title, data[name], data))
-    return fig
-
-
-def climate(data: xr.Dataset, title: str = "") -> Figure:
-    """Zonal mean and standard deviation by latitude, a line for each season.
-
-    Args:
-        data: ``mean`` and ``deviation`` over (season, lat) or (row, season, lat); seasons are DJF, MAM, JJA and SON.
-            The first row (the data, say) is drawn as lines, a second one (a model) as markers.
-        title: above everything.
-    """
-    needs(data, ("mean", "deviation"), ("season", "lat"))
-    rows = data.row.values.tolist() if "row" in data.dims else [""]
-    if len(rows) > 2:
-        raise ValueError(f"data must have at most two rows; got {rows}")
-    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9), sharex=True)
-    for ax, name in zip(axes, ("mean", "deviation"), strict=True):
-        values = data[name] if "row" in data.dims else data[name].expand_dims(row=rows)
-        for season in values.season.values.tolist():
-            colour, marker = SEASONS[choice("season", season, SEASONS)]
-            line, *others = values.sel(season=season).transpose("row", "lat").values
-            ax.plot(data.lat, line, color=colour, label=season)
-            for points in others:
-                ax.plot(data.lat, points, marker, color=colour, markersize=3, markeredgewidth=0)
-        ax.set(xlabel="latitude", ylabel=axis_label(data[name], name))
-        _latitudes(ax, data.lat.values, 30)
-    axes[1].set_ylim(0, None)
-    if len(rows) == 2:
-        axes[0].plot([], [], color="0.4", label=_name(rows[0]))
-        axes[0].plot([], [], "o", color="0.4", markersize=3, label=_name(rows[1]))
-    legend_above(fig, axes[0], _titled(title, data["mean"], data))
-    return fig
-
-
-def forecast_slider(
-    fields: xr.DataArray,
-    *,
-    projection: str | ccrs.Projection = "orthographic",
-    title: str = "",
-    label: str = "",
-    diverging: bool = False,
-    limits: Sequence[float] | None = None,
-    levels: int | Sequence[float] = 10,
-    milliseconds: int = 500,
-) -> ipywidgets.VBox:
+def forecast_slider(fields: xr.DataArray, *, milliseconds: int = 500, **options: Any) -> ipywidgets.VBox:
     """The rows side by side at one lead time, which a slider moves or a button plays, for JupyterLab.
 
     A picture is drawn when its lead is first shown, and kept. Without a browser nothing else happens:
     :func:`forecast_maps` is the figure for the page.
 
     Args:
-        fields, projection, title, label, diverging, limits, levels: see :func:`forecast_maps`.
+        fields, options: see :func:`forecast_maps`.
         milliseconds: from one lead to the next when played.
     """
-    fields = _gridded(fields, ("row", "lead_time"))
     whole("milliseconds", milliseconds, least=1)
-    leads = [_lead(lead) for lead in fields.lead_time.values]
-    pictures = _finite(fields)
-    names = [_name(row) for row in fields.row.values]
-    label = label or axis_label(fields, str(fields.name or ""))
-    scale = _Scale(pictures, pictures[0], diverging, limits, levels)
-    fig, axes = _page(fields, projection, [""], names, _titled(title, fields), bars=1)
-    drawn = _paint(fig, axes, pictures[None, :, 0], fields, scale, label)
+    forecast = _Forecast(fields, **options)
+    pictures, leads = forecast.pictures, forecast.leads
+    fig, axes = forecast.page([""], forecast.rows)
+    drawn = forecast.paint(fig, axes[0], pictures[:, 0])
     plt.close(fig)  # or the notebook would show it beside the slider
     fig.set_dpi(SCREEN)
     canvas = FigureCanvasAgg(fig)
@@ -267,7 +155,7 @@ def forecast_slider(
 
     @cache
     def picture(number: int) -> bytes:
-        for drawing, name, values in zip(drawn, names, pictures[:, number], strict=True):
+        for drawing, name, values in zip(drawn, forecast.rows, pictures[:, number], strict=True):
             drawing.show(values)
             drawing.ax.set_title(f"{name}, {leads[number]}")
         canvas.draw()
@@ -281,29 +169,6 @@ def forecast_slider(
     ipywidgets.jslink((play, "value"), (slider, "index"))
     slider.observe(lambda change: setattr(image, "value", picture(change["new"])), "index")
     return ipywidgets.VBox([ipywidgets.HBox([play, slider]), image])
-
-
-def cell_edges(fields: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of the grid's cells, lat [H + 1] and lon [W + 1] in degrees: half-way between the centres.
-
-    Longitudes that go all round end where they began, 360 degrees later; such a grid's latitudes end at a pole where
-    no other row would fit between.
-    """
-    lat, lon = (fields[name].values.astype(float) for name in ("lat", "lon"))
-    lat_edges, lon_edges = (_midpoints(centres) for centres in (lat, lon))
-    if _goes_round(lon):
-        first = (lon[0] + lon[-1] - 360) / 2
-        lon_edges[[0, -1]] = first, first + 360
-        if 90 + lat[0] < lat[1] - lat[0]:
-            lat_edges[0] = -90
-        if 90 - lat[-1] < lat[-1] - lat[-2]:
-            lat_edges[-1] = 90
-    return lat_edges.clip(-90, 90), lon_edges
-
-
-def _midpoints(centres: np.ndarray) -> np.ndarray:
-    middle = (centres[1:] + centres[:-1]) / 2
-    return np.array([2 * centres[0] - middle[0], *middle, 2 * centres[-1] - middle[-1]])
 
 
 def _pieces(edges: np.ndarray, cut: float | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -322,15 +187,13 @@ def _pieces(edges: np.ndarray, cut: float | None = None) -> tuple[np.ndarray, np
     return np.searchsorted(edges, middle) - 1, fine
 
 
-def _goes_round(lon: np.ndarray) -> bool:
-    return bool(np.isclose(lon[0] + 360 - lon[-1], lon[-1] - lon[-2], rtol=1e-3))
-
-
 def _gridded(fields: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
-    """``fields`` over ``dims``, lat and lon in this order; raises ValueError where it is none or its grid no grid."""
+    """``fields`` over ``dims``, lat and lon in this order, in double precision, nan wherever they are not finite.
+
+    Raises ValueError or TypeError where they are no fields or their grid is no grid.
+    """
     wanted = (*dims, "lat", "lon")
-    if not isinstance(fields, xr.DataArray) or set(fields.dims) != set(wanted) or 0 in fields.shape:
-        raise ValueError(f"fields must be a DataArray over ({', '.join(wanted)}), not empty; got {described(fields)}")
+    needs("fields", fields, (), wanted)
     if missing := [name for name in wanted if name not in fields.coords]:
         raise ValueError(f"fields must have coordinates for all its dims; {', '.join(missing)} has none")
     for name, low, high in (("lat", -90, 90), ("lon", -360, 720)):
@@ -339,56 +202,54 @@ def _gridded(fields: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
             raise ValueError(f"{name} must ascend, at least 2 values from {low} to {high} degrees; got {values}")
     if values[-1] - values[0] >= 360:
         raise ValueError(f"lon must have no meridian twice; got {values[0]:g} to {values[-1]:g} degrees")
-    return fields.transpose(*wanted)
+    return fields.transpose(*wanted).astype(float).where(np.isfinite)
 
 
-def _finite(fields: xr.DataArray) -> np.ndarray:
-    """The values in double precision, nan wherever they are not finite."""
-    values = fields.values.astype(float)
-    values[~np.isfinite(values)] = np.nan
-    return values
+class _Forecast:
+    """What a page and a slider of forecasts share: pictures [row, lead, lat, lon], their scales and their words."""
 
+    def __init__(
+        self,
+        fields: xr.DataArray,
+        *,
+        projection: str | ccrs.Projection = "orthographic",
+        title: str = "",
+        label: str = "",
+        diverging: bool = False,
+        limits: Limits = None,
+        levels: Levels = 10,
+        errors: bool = False,
+        error_limit: float | None = None,
+    ):
+        self.fields = fields = _gridded(fields, ("row", "lead_time"))
+        if errors and fields.sizes["row"] < 2:
+            raise ValueError("fields must have at least 2 rows to show errors; got 1")
+        self.rows = [words(row) for row in fields.row.values]
+        self.leads = [lead_words(lead) for lead in fields.lead_time.values]
+        self.pictures = pictures = fields.values
+        ends = None if error_limit is None else (-positive("error_limit", error_limit), error_limit)
+        label = label or axis_label(fields, str(fields.name or ""))
+        upper = slice(1 if errors else None)
+        self.parts = [(upper, _Scale(pictures[upper], pictures[0], diverging, limits, levels), label)]
+        if errors:
+            pictures[1:] -= pictures[0]
+            scale = _Scale(pictures[1:], pictures[1:], True, ends, levels)
+            self.parts.append((slice(1, None), scale, f"error of {label}"))
+        self.page = partial(_page, fields, projection, title=titled(title, fields), bars=1 + errors)
 
-def _lead(lead: np.timedelta64) -> str:
-    """A lead time in words: 6 h, 1 day, 3 days."""
-    if not isinstance(lead, np.timedelta64):
-        raise ValueError(f"lead_time must be timedelta64; got {lead!r}")
-    hours = float(lead / np.timedelta64(1, "h"))
-    if hours == 0 or hours % 24:
-        return f"{hours:g} h"
-    return f"{hours / 24:g} {'day' if hours == 24 else 'days'}"
-
-
-def _in_days(scores: xr.Dataset) -> xr.Dataset:
-    if scores.lead_time.dtype.kind != "m":
-        raise ValueError(f"lead_time must be timedelta64; got {scores.lead_time.dtype}")
-    return scores.assign_coords(lead_time=scores.lead_time.values / np.timedelta64(1, "D"))
-
-
-def _titled(title: str, *data: xr.Dataset | xr.DataArray) -> str:
-    """``title`` with the first source that the data name, unless it is there already."""
-    source = next((values.attrs["source"] for values in data if values.attrs.get("source")), "")
-    if source in title:
-        return title
-    return f"{title} ({source})" if title else source
-
-
-def _heading(fig: Figure, text: str) -> None:
-    if text:
-        fig.suptitle(textwrap.fill(text, 95), fontsize=10)
+    def paint(self, fig: Figure, axes: np.ndarray, pictures: np.ndarray) -> list["_Map"]:
+        """Draws ``pictures`` [row, ...] on ``axes`` [row, ...], each row in its scale."""
+        return [
+            drawing
+            for rows, scale, label in self.parts
+            for drawing in _paint(fig, axes[rows], pictures[rows], self.fields, scale, label)
+        ]
 
 
 class _Scale:
     """Colours and contours for maps of ``values``: between ``limits``, by default those of the values ``typical``."""
 
-    def __init__(
-        self,
-        values: np.ndarray,
-        typical: np.ndarray,
-        signed: bool,
-        limits: Sequence[float] | None,
-        levels: int | Sequence[float],
-    ):
+    def __init__(self, values: np.ndarray, typical: np.ndarray, signed: bool, limits: Limits, levels: Levels):
         finite = typical[np.isfinite(typical)]
         if limits is not None:
             if len(limits) != 2 or not np.isfinite(limits).all() or limits[0] >= limits[1]:
@@ -425,19 +286,12 @@ def _page(
         (west, east), (south, north) = projection.x_limits, projection.y_limits
     else:
         (west, south), (east, north) = outline.min(0), outline.max(0)
-    aspect, words = (north - south) / (east - west), LETTER * max(map(len, rows))
-    upright = words < aspect * PAGE / len(columns)  # along the map's side, if it is long enough
-    height = min(aspect * (PAGE - (0.2 if upright else words)) / len(columns), 2.8)
+    aspect, width = (north - south) / (east - west), LETTER * max(map(len, rows))
+    upright = width < aspect * PAGE / len(columns)  # along the map's side, if it is long enough
+    height = min(aspect * (PAGE - (0.2 if upright else width)) / len(columns), 2.8)
     size = (PAGE, len(rows) * (height + 0.06) + 0.5 * bars + 0.25 * (1 + bool(title)))
-    fig, axes = plt.subplots(
-        len(rows),
-        len(columns),
-        figsize=size,
-        dpi=PREVIEW,
-        squeeze=False,
-        layout="compressed",
-        subplot_kw={"projection": projection},
-    )
+    options = {"dpi": PREVIEW, "layout": "compressed", "subplot_kw": {"projection": projection}}
+    fig, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, **options)
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0, hspace=0)
     for ax in axes.flat:
         ax.set(xlim=(west, east), ylim=(south, north))
@@ -448,7 +302,8 @@ def _page(
         ax.set_title(name)
     for ax, name in zip(axes[:, 0], rows, strict=True):  # cartopy's axes have no label
         ax.text(-0.04, 0.5, name, transform=ax.transAxes, rotation=90 * upright, ha="right", va="center")
-    _heading(fig, title)
+    if title:
+        fig.suptitle(title, fontsize=10)
     return fig, axes
 
 
@@ -470,22 +325,15 @@ def _region(fields: xr.DataArray) -> tuple[ccrs.Projection, np.ndarray]:
     return projection, points[:, :2]
 
 
-def _name(name: Any) -> str:
-    """What stands on a figure for a row or panel: the label of a model, a lead time in words, or the name itself."""
-    if isinstance(name, np.timedelta64):
-        return _lead(name)
-    return STYLE[name]["label"] if name in STYLE else str(name)
-
-
 class _Map:
     """A field on a map: its cells in colour, grey where values are missing, contours and coastlines."""
 
     def __init__(self, ax: GeoAxes, values: np.ndarray, fields: xr.DataArray, scale: _Scale):
-        self.ax, self.scale, self.lines = ax, scale, []
+        self.ax, self.scale, self.drawn = ax, scale, None
         self.lat, self.lon = fields.lat.values.astype(float), fields.lon.values.astype(float)
         lat, lon = cell_edges(fields)
         # all round, contours close; and go on from the centres of the last row to the pole where cells end there
-        self.closed = _goes_round(self.lon)
+        self.closed = math.isclose(lon[-1] - lon[0], 360)
         self.south = self.closed and lat[0] == -90 < self.lat[0]
         self.north = self.closed and lat[-1] == 90 > self.lat[-1]
         # cartopy leaves out cells across the horizon, draws their edges straight, and is slow where one lies across the
@@ -498,21 +346,17 @@ class _Map:
         self.mesh = ax.pcolormesh(lon, lat, cells, transform=flat, rasterized=True, **options)
         ax.coastlines("110m", linewidth=0.5, color="0.4" if scale.signed else "0.15")
         ax.set_facecolor("0.8")
-        self._draw_contours(values)
+        self.show(values)
 
     def show(self, values: np.ndarray) -> None:
-        """Draws other values in place of those that are there."""
+        """Draws values in place of those that are there."""
         self.mesh.set_array(values[self.pieces])
-        while self.lines:
-            self.lines.pop().remove()
-        self._draw_contours(values)
-
-    def _draw_contours(self, values: np.ndarray) -> None:
+        if self.drawn:
+            self.drawn.remove()
+        self.drawn, levels, lat, lon = None, self.scale.levels, self.lat, self.lon
         if not np.isfinite(values).any():
-            text = self.ax.text(0.5, 0.5, "not finite", transform=self.ax.transAxes, ha="center", va="center")
-            self.lines.append(text)
+            self.drawn = self.ax.text(0.5, 0.5, "not finite", transform=self.ax.transAxes, ha="center", va="center")
             return
-        levels, lat, lon = self.scale.levels, self.lat, self.lon
         if not ((levels > np.nanmin(values)) & (levels < np.nanmax(values))).any():
             return
         if self.south:
@@ -522,22 +366,15 @@ class _Map:
         if self.closed:
             values, lon = add_cyclic_point(values, lon)
         style = {"levels": levels, "colors": "black" if self.scale.signed else "white", "linewidths": 0.4}
-        self.lines.append(self.ax.contour(lon, lat, values, transform=ccrs.PlateCarree(), **style))
+        self.drawn = self.ax.contour(lon, lat, values, transform=ccrs.PlateCarree(), **style)
 
 
 def _paint(
     fig: Figure, axes: np.ndarray, pictures: np.ndarray, fields: xr.DataArray, scale: _Scale, label: str
 ) -> list[_Map]:
-    """Draws ``pictures`` [row, column, lat, lon] on ``axes`` [row, column], with a colour bar below."""
-    flat = pictures.reshape(-1, *pictures.shape[2:])
+    """Draws ``pictures`` [..., lat, lon] on ``axes`` [...], with a colour bar below."""
+    flat = pictures.reshape(-1, *pictures.shape[-2:])
     drawn = [_Map(ax, values, fields, scale) for ax, values in zip(axes.flat, flat, strict=True)]
     bar = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.02}
     fig.colorbar(drawn[0].mesh, ax=axes, label=label, extend=scale.arrows, **bar)
     return drawn
-
-
-def _latitudes(ax: Axes, lat: np.ndarray, step: int) -> None:
-    """Ticks as 60°S along the whole meridian, or the part of it that there is."""
-    ax.set_xlim(_midpoints(lat)[[0, -1]].clip(-90, 90))
-    ax.xaxis.set_major_locator(MultipleLocator(step))
-    ax.xaxis.set_major_formatter(LatitudeFormatter())

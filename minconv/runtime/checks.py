@@ -1,7 +1,7 @@
 """What bad input is told: the argument's name, the value that came and what is allowed."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -32,3 +32,24 @@ def positive(name: str, value: Any, zero: bool = False) -> float:
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         raise ValueError(f"{name} must be {'at least 0' if zero else 'above 0'} and finite; got {value}")
     return float(value)
+
+
+def needs(name: str, data: Any, variables: Sequence[str], dims: Sequence[str]) -> None:
+    """Raises unless ``data`` is a Dataset that holds ``variables``, each over ``dims`` and whatever else; where no
+    variables are named, unless it is a DataArray over ``dims`` and no others, not empty.
+
+    Raises:
+        TypeError: something else than a Dataset or DataArray.
+        ValueError: other variables, or other dimensions.
+    """
+    import xarray as xr  # not before it is there anyhow: it is slow to import
+
+    kind = xr.Dataset if variables else xr.DataArray
+    if not isinstance(data, kind):
+        raise TypeError(f"{name} must be an xarray.{kind.__name__}; got {type(data).__name__}")
+    over = f"over ({', '.join(dims)})"
+    if not variables and ({*dims} != {*data.dims} or not data.size):
+        raise ValueError(f"{name} must be {over}, not empty; got {data.dims} of {data.shape}")
+    if not all(variable in data and {*dims} <= {*data[variable].dims} for variable in variables):
+        found = ", ".join(f"{key} {values.dims}" for key, values in data.variables.items())
+        raise ValueError(f"{name} must hold {', '.join(variables)} {over}; got {found or 'nothing'}")

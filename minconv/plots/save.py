@@ -1,0 +1,76 @@
+"""Figures and their numbers as files."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from minconv.runtime.files import atomic, claim_room, write_json
+from minconv.runtime.provenance import provenance
+
+JSON_VALUES = 20_000  # larger data sets are saved as NetCDF
+
+
+def save(
+    fig: Figure,
+    name: str,
+    data: xr.Dataset | xr.DataArray | Mapping[str, Any],
+    folder: str | Path,
+    caption: str = "",
+    device: str = "cpu",
+) -> list[Path]:
+    """Writes name.pdf, name.png and the numbers ``data`` with their provenance; each file whole or not at all.
+
+    The numbers become name.json (7 digits; what is not finite as "nan", "inf"), and where an xarray object has more
+    than 20,000 values name.nc (float32). The same figure gives the same bytes.
+
+    Returns:
+        The three paths.
+
+    Raises:
+        ValueError: the name is not that of a plain file.
+        TypeError: data is neither xarray nor a mapping.
+    """
+    folder = Path(folder)
+    if not name or Path(name).name != name:
+        raise ValueError(f"name must be a plain file name without folder or suffix; got {name!r}")
+    if not isinstance(data, xr.Dataset | xr.DataArray | Mapping):
+        raise TypeError(f"data must be an xarray object or a mapping; got {type(data).__name__}")
+    paths = [folder / f"{name}.pdf", folder / f"{name}.png"]
+    for path, metadata in zip(paths, ({"CreationDate": None, "Title": caption or name}, None), strict=True):
+        with atomic(path) as temporary:
+            fig.savefig(temporary, metadata=metadata)
+    if isinstance(data, xr.DataArray):
+        data = data.to_dataset(name=data.name or name)
+    json, netcdf = folder / f"{name}.json", folder / f"{name}.nc"
+    origin = {"caption": caption, "provenance": provenance(device)}
+    if isinstance(data, xr.Dataset) and sum(values.size for values in data.variables.values()) > JSON_VALUES:
+        compact = {key: {"zlib": True, "dtype": "float32"} for key in data if data[key].dtype.kind == "f"}
+        attributes = {"caption": caption} | {f"provenance_{key}": v for key, v in origin["provenance"].items()}
+        with atomic(netcdf) as temporary:
+            claim_room(temporary, data.nbytes)
+            data.drop_encoding().assign_attrs(attributes).to_netcdf(temporary, engine="h5netcdf", encoding=compact)
+        json.unlink(missing_ok=True)
+        return [*paths, netcdf]
+    write_json(json, _plain(origin | (data.to_dict() if isinstance(data, xr.Dataset) else dict(data))))
+    netcdf.unlink(missing_ok=True)
+    return [*paths, json]
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: numbers to 7 digits, those not finite as words."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, xr.DataArray | xr.Dataset):
+        return _plain(value.to_dict())
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, int | str) else str(value)
