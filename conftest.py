@@ -14,7 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Sets the environment before anything is imported, so that kernels and subprocesses inherit it."""
-    config.scratch = tempfile.mkdtemp(prefix="minconv-")
+    config.scratch = os.environ.get("MINCONV_SCRATCH") or tempfile.mkdtemp(prefix="minconv-")
     os.environ |= {
         "MINCONV_HOME": config.scratch,
         "MINCONV_PROFILE": "smoke",
@@ -34,7 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    shutil.rmtree(config.scratch, ignore_errors=True)
+    if not os.environ.get("MINCONV_SCRATCH"):  # CI looks at what the notebooks wrote
+        shutil.rmtree(config.scratch, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

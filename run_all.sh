@@ -50,22 +50,7 @@ END
 inputs_hash() {
     "$1" -c 'import hashlib, sys
 print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:])).hexdigest())' \
-        "$root/requirements.lock" "$root/requirements.hashed.lock" "$root/pyproject.toml"
-}
-
-# pip's "Collecting ..." lines as one line that counts up on a terminal; elsewhere nothing, errors are on stderr.
-count_packages() {
-    local line count=0 total
-    total=$(grep -c == "$root/requirements.lock")
-    while read -r line; do
-        if [[ -t 1 && $line =~ ^(Collecting|Requirement already satisfied:)\ ([^ ]+) ]]; then
-            count=$((count + 1))
-            printf '\r\033[K  %d of %d: %s' "$count" "$total" "${BASH_REMATCH[2]}"
-        elif [[ -t 1 && $line == Installing* ]]; then
-            printf '\r\033[K  installing them'
-        fi
-    done
-    if [[ -t 1 ]]; then printf '\r\033[K'; fi
+        "$root/requirements.lock" "$root/pyproject.toml"
 }
 
 # Waits for another ./run_all.sh that sets up, or for the pip of one that was killed: it holds the open folder still.
@@ -81,24 +66,25 @@ alone() {
 make_venv() {
     local python=$1 torch
     torch=$(grep '^torch==' "$root/requirements.lock")
-    echo "Setting up $venv with $("$python" -V), once; a few hundred MB are downloaded."
+    echo "Setting up $venv with $("$python" -V), once: a few hundred MB are downloaded, which takes minutes."
     mkdir -p "$venv"
     echo unfinished > "$stamp"
     find "$venv" -mindepth 1 -maxdepth 1 ! -name "${stamp##*/}" -exec rm -rf {} +
     "$python" -m venv "$venv"
-    local pip=("$venv/bin/python" -m pip --disable-pip-version-check install --no-compile)
+    local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-compile)
     # what is downloaded is checked against its hash; torch comes in several builds, which bring their own GPU libraries
     echo "[1/3] the packages of requirements.lock"
-    "${pip[@]}" --no-deps --require-hashes -r "$root/requirements.hashed.lock" | count_packages
+    "${pip[@]}" --no-deps --require-hashes -r <(sed '/^torch==/d; s/ # --hash/ --hash/' "$root/requirements.lock")
     echo "[2/3] $torch"
     "${pip[@]}" "$torch" -c "$root/requirements.lock"
     echo "[3/3] minconv"
-    "${pip[@]}" --quiet --no-deps --no-build-isolation -e "$root"
+    "${pip[@]}" --no-deps --no-build-isolation -e "$root"
     ready "$venv/bin/python" || {
         echo "run_all.sh: $venv lacks something that pyproject.toml asks for; is requirements.lock in step?" >&2
         return 1
     }
     inputs_hash "$python" > "$stamp"
+    export MINCONV_SET_UP=$SECONDS
     echo "Set up in $SECONDS s."
 }
 
@@ -128,12 +114,12 @@ if [[ ${1-} == test ]]; then
     shift
     set_up
     cd "$root"
-    start -m pytest --nbval --slow "$@"
+    start -m pytest --nbval --slow --override-ini "testpaths=tests notebooks" "$@"
 fi
 checker=$(find_python)
-"$checker" -P "$root/minconv/artifact/notebooks.py" "$@" # exits 2 on a wrong option, before a long set-up
+"$checker" "$root/minconv/artifact/options.py" "$@" # exits 2 on a wrong option, before a long set-up
 for option in "$@"; do
     if [[ $option == -h || $option == --help ]]; then exit; fi
 done
 set_up
-start -P -m minconv.artifact.notebooks "$@"
+start -P -m minconv.artifact.run "$@"

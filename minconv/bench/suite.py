@@ -1,4 +1,4 @@
-"""The benchmark: what is measured, on which sizes. It knows the models, through ``minconv.experiments.presets``.
+"""The benchmark: what is measured, on which sizes. It knows the models, through ``minconv.models``.
 
 Everything that is compared takes turns within the same rounds, its floor included, and what is said of a comparison is
 the median and the quartiles over the rounds' quotients. ``minconv.bench.results`` reads what comes out.
@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,17 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from minconv.bench.measure import Call, floors, forward_pass, measure, peak_memory, training_step
+from minconv.bench import floors
+from minconv.bench.measure import Call, forward_pass, measure, peak_memory, training_step
 from minconv.bench.results import QUARTILES
 from minconv.core.gates import INITIAL_STATE
 from minconv.core.scan import GATINGS, gated_scan, usable
-from minconv.experiments.presets import HIDDEN, PUBLISHED, build_model
+from minconv.experiments.presets import HIDDEN as PUBLISHED_CHANNELS
+from minconv.experiments.presets import build_model
 from minconv.runtime.device import pick_device
 from minconv.runtime.memory import keep_memory
 from minconv.runtime.progress import progress
-from minconv.runtime.provenance import provenance
+from minconv.runtime.provenance import package_version, provenance
 from minconv.training.ensemble import Ensemble
 
 LAYOUTS = ("channels_last", "contiguous")
@@ -162,7 +163,7 @@ def run(sizes: Sizes, device: str | torch.device = "auto") -> dict[str, Any]:
         "default": backends[-1],
         "layout": LAYOUTS[0] if last_channels else LAYOUTS[1],  # of what the model feeds to its scan
         "experiment": sizes.steps[0].about,
-        "versions": {name: _version(name) for name in ("torch", "numba", "triton")},
+        "versions": {name: package_version(name) for name in ("torch", "numba", "triton")},
         "provenance": provenance(device),
     }
     shapes = sizes.scans + (sizes.large_scans if device.type == "cuda" else ())
@@ -355,11 +356,11 @@ def _recorded(step: Call, device: torch.device) -> tuple[int, Counter[tuple]]:
 
 def _models(step: Step, device: torch.device) -> dict[str, nn.Module]:
     """All models, and MinConvLSTM with the paper's scan (``published``) and in ``bf16-mixed`` precision (``half``)."""
-    kinds = {name: (name, {}) for name in HIDDEN}
+    kinds = {name: (name, {}) for name in PUBLISHED_CHANNELS}
     kinds |= {"published": ("minconvlstm", {"backend": "logspace"}), "half": ("minconvlstm", {})}
     size = (step.grid, step.grid)
     models = {
-        name: build_model(cell, 0, hidden=round(step.width * HIDDEN[cell]), size=size, **options).to(device)
+        name: build_model(cell, 0, hidden=round(step.width * PUBLISHED_CHANNELS[cell]), size=size, **options).to(device)
         for name, (cell, options) in kinds.items()
     }
     return models | {"half": _Half(models["half"])}
@@ -378,7 +379,7 @@ class _Half(nn.Module):
 
 
 def _adam(model: nn.Module) -> torch.optim.Adam:
-    return torch.optim.Adam(model.parameters(), lr=PUBLISHED.lr, fused=True)  # as in ``train``
+    return torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)  # as in training
 
 
 def _frames(step: Step, device: torch.device) -> Tensor:
@@ -403,10 +404,3 @@ def _rank(error: float) -> float:
 def _number(value: float) -> float | None:
     """As JSON can say it: None where it is not finite."""
     return float(f"{value:.4g}") if np.isfinite(value) else None
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -49,9 +49,15 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
+    found |= {package: package_version(package) for package in PACKAGES}
     return found | {"git_revision": git_revision()}
+
+
+def package_version(name: str) -> str:
+    """The installed version of a package, of torch with its build (``2.13.0+cu130``); or ``not installed``."""
+    if name == "torch":
+        return str(torch.__version__)  # not every wheel's metadata name the build
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
