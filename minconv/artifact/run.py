@@ -16,7 +16,7 @@ from minconv.artifact.fingerprint import fingerprint
 from minconv.artifact.options import parse
 from minconv.artifact.publish import NotebookError, code_cells, modified, publish, read_notebook
 from minconv.artifact.times import NOTEBOOKS, ROOT, clock, numbered, read_times
-from minconv.experiments.presets import get_profile, home
+from minconv.experiments.profiles import get_profile, home
 from minconv.runtime.device import pick_device
 from minconv.runtime.files import lock, write_json
 from minconv.runtime.provenance import hardware

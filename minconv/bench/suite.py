@@ -24,8 +24,7 @@ from minconv.bench.measure import Call, forward_pass, measure, peak_memory, trai
 from minconv.bench.results import QUARTILES
 from minconv.core.gates import INITIAL_STATE
 from minconv.core.scan import GATINGS, gated_scan, usable
-from minconv.experiments.presets import HIDDEN as PUBLISHED_CHANNELS
-from minconv.experiments.presets import build_model
+from minconv.models import build_model
 from minconv.runtime.device import pick_device
 from minconv.runtime.memory import keep_memory
 from minconv.runtime.progress import progress
@@ -356,11 +355,11 @@ def _recorded(step: Call, device: torch.device) -> tuple[int, Counter[tuple]]:
 
 def _models(step: Step, device: torch.device) -> dict[str, nn.Module]:
     """All models, and MinConvLSTM with the paper's scan (``published``) and in ``bf16-mixed`` precision (``half``)."""
-    kinds = {name: (name, {}) for name in PUBLISHED_CHANNELS}
+    kinds = {name: (name, {}) for name in MODELS}
     kinds |= {"published": ("minconvlstm", {"backend": "logspace"}), "half": ("minconvlstm", {})}
     size = (step.grid, step.grid)
     models = {
-        name: build_model(cell, 0, hidden=round(step.width * PUBLISHED_CHANNELS[cell]), size=size, **options).to(device)
+        name: build_model(cell, 0, hidden=round(step.width * MODELS[cell].channels[0]), size=size, **options).to(device)
         for name, (cell, options) in kinds.items()
     }
     return models | {"half": _Half(models["half"])}

@@ -97,7 +97,7 @@ def by_day(scored: xr.Dataset, baselines: Sequence[str], days: Sequence[int] = (
             np.nan if name in baselines else lead_of_skill(mean.sel(model=name), mean.sel(model=base)) / DAY
             for name in scored.model.values
         ]
-        attributes = {"long_name": f"ahead of {base}", "units": "days"}
+        attributes = {"long_name": f"ahead of {base}", "units": "days", "digits": 2}
         columns[f"ahead_of_{base.replace(' ', '_')}"] = xr.DataArray(
             ahead, {"model": scored.model}, ("model",), attrs=attributes
         )

@@ -13,7 +13,7 @@ from minconv.data import barotropic, open_series
 from minconv.data.weatherbench import weatherbench1, weatherbench2
 from minconv.experiments.experiment import Experiment, Setting
 from minconv.experiments.profiles import Profile, get_profile, home
-from minconv.experiments.recipes import ADAM, PAIR, PUBLISHED, RECIPE
+from minconv.experiments.recipes import PAIR, PUBLISHED, RECIPE
 from minconv.experiments.tasks import Series, split, years
 from minconv.models import MODELS, build_model
 from minconv.training import Training

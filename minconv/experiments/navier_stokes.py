@@ -99,9 +99,9 @@ def longer(profile: str | Profile | None = None, device: str = "auto") -> Experi
     """The recipe for two minimal cells, for about as long as ConvLSTM takes for its epochs."""
     whole = navier_stokes(profile, device)
     size = SIZES[whole.profile.name]
-    epochs = size.longer
-    recipe = setting(replace(RECIPE, epochs=epochs, **size.less), whole.profile.seeds, ("minconvgru", "minconvlstm"), **SHAPE)
-    return replace(whole, settings={f"recipe, {epochs} epochs": recipe})
+    training = replace(RECIPE, epochs=size.longer, **size.less)
+    recipe = setting(training, whole.profile.seeds, ("minconvgru", "minconvlstm"), **SHAPE)
+    return replace(whole, settings={f"recipe, {size.longer} epochs": recipe})
 
 
 def data_files(profile: Profile, device: str | torch.device = "auto") -> dict[str, Path]:

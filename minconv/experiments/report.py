@@ -52,11 +52,13 @@ def results(
     return {"about": dict(about), "columns": columns, "digits": places, "rows": rows}
 
 
-def table(content: Mapping[str, Any], more: Mapping[str, Mapping[str, str]] | None = None, notes: str = "") -> str:
+def table(
+    content: Mapping[str, Any], more: Mapping[str, Mapping[tuple[str, str], str]] | None = None, notes: str = ""
+) -> str:
     """Markdown table of :func:`results`' dictionary, mean ± sample standard deviation over seeds.
 
     Args:
-        more: further columns, header to cells by model, before those of errors.
+        more: further columns, header to cells by (setting, model), before those of errors.
         notes: first of the words below the table, which go on with ``about``.
 
     Raises:
@@ -66,11 +68,15 @@ def table(content: Mapping[str, Any], more: Mapping[str, Mapping[str, str]] | No
     try:
         header = ["Model", "Setting", *more, *content["columns"].values()]
         rows = [
-            [row["label"], row["setting"], *(cells.get(row["model"], "") for cells in more.values())]
+            [row["label"], row["setting"], *(cells.get((row["setting"], row["model"]), "") for cells in more.values())]
             + [plus_minus(row["values"][name], content["digits"][name]) for name in content["columns"]]
             for row in content["rows"]
         ]
-        below = [*([notes] if notes else []), *(f"{name} {value}" for name, value in content["about"].items())]
+        below = [
+            *([notes] if notes else []),
+            "mean ± standard deviation where there are several seeds",
+            *(f"{name} {value}" for name, value in content["about"].items()),
+        ]
     except KeyError as error:
         raise ValueError(f"results must hold {error}; run the notebook that makes them again") from error
     return markdown_table(header, rows, words=2, notes=below)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minconv.core.cells import CELLS, cell_class
+from minconv.core.cells import CELLS
 from minconv.models.forecaster import Forecaster
 from minconv.runtime.checks import choice
 from minconv.runtime.seeds import generator

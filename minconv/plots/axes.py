@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from minconv.evaluation.errors import spread
+from minconv.evaluation.compare import spread
 from minconv.plots.style import STYLE
 from minconv.runtime.checks import choice
 
