@@ -54,8 +54,9 @@ def speed(benchmark: Mapping[str, Any]) -> list[str]:
     Args:
         benchmark: the result of ``minconv.bench``.
     """
-    labels = {name: model.label for name, model in MODELS.items() if model.minimal}
     loop, forced = experiment(benchmark), teacher_forced(benchmark)
+    there = {row["model"] for row in loop}
+    labels = {name: model.label for name, model in MODELS.items() if model.minimal and name in there}
     longest = max(row["T"] for row in forced)
 
     def listed(rows: Sequence[Mapping[str, Any]]) -> str:
