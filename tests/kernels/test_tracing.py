@@ -89,10 +89,9 @@ def test_a_compile_before_any_eager_call_finds_the_kernels():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "gating, shape", [pytest.param("linear", (2, 3, 4), marks=pytest.mark.slow), ("lstm", (2, 3, 6, 2, 2))]
-)
-@pytest.mark.parametrize("backend", ["cpu", pytest.param("triton", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gating, shape", [("linear", (2, 3, 4)), ("lstm", (2, 3, 6, 2, 2))])
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_registered_operations_keep_pytorchs_rules(backend, gating, shape):
     module = kernels(backend)
     if module is None or not module.available("cpu"):
