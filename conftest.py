@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"  # the kernels for GPUs run on the CPU, slowly
-    # under nohup, or in the background of a script, these are ignored; tests send them, to what they start and themselves
+    # ignored under nohup, or in the background of a script; tests send them to themselves and to what they start
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:

@@ -53,10 +53,10 @@ def test_same_seed_same_weights_another_seed_others(tmp_path):
     )
 
 
-@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
-@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, clip=0.1, weight_decay=0.0, noise=0.0)])
 @pytest.mark.parametrize("step", [1, 7])
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, seeds, settings, step):
+@pytest.mark.parametrize("seeds, changed", [((1,), {"optimizer": "adam", "noise": 0.0}), ((1, 2), {"clip": 0.1})])
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, seeds, changed, step):
+    settings = replace(SETTINGS, **changed)
     whole = train_one(tmp_path / "whole", seeds, settings)
     train_until(tmp_path / "parts", step, seeds, settings)
     assert (tmp_path / "parts" / "last.safetensors").exists() is (step >= 3)
@@ -139,9 +139,9 @@ def test_training_in_a_thread_leaves_signals_alone(tmp_path):
 # What a step does
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("cell", ["convlstm", "minconvgru"])
+@pytest.mark.parametrize(
+    "optimizer, weight_decay, cell", [("adam", 0.1, "convlstm"), ("muon", 0.0, "convlstm"), ("muon", 0.1, "minconvgru")]
+)
 def test_is_a_plain_loop_with_an_optimizer_and_a_cosine(tmp_path, optimizer, weight_decay, cell):
     settings = replace(SETTINGS, weight_decay=weight_decay, optimizer=optimizer)
     folder = train_one(tmp_path / "run", (1,), settings, cell, precision="64-true")
@@ -186,11 +186,11 @@ def test_learning_rate_falls_with_the_cosine_of_the_step(tmp_path):
     assert [row["lr"] for row in read_log(folder)] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("cell", ["convgru", "convlstm", "minconvlstm"])
+@pytest.mark.parametrize("cell", ["convgru", "minconvlstm"])
 def test_seeds_together_are_seeds_alone(tmp_path, cell):
     settings = replace(SETTINGS, clip=0.3)
-    together = train_one(tmp_path / "all", (3, 1, 2), settings, cell, precision="64-true")
-    for seed in (1, 2, 3):
+    together = train_one(tmp_path / "all", (3, 1), settings, cell, precision="64-true")
+    for seed in (1, 3):
         alone = train_one(tmp_path / str(seed), (seed,), settings, cell, precision="64-true")
         for which in ("last", "best"):
             found, expected = load_weights(together, which)[seed], load_weights(alone, which)[seed]
@@ -227,6 +227,7 @@ def test_clipping_bounds_each_seeds_norm_and_keeps_its_direction(tmp_path, monke
         assert 0 < (free.norm(dim=1) > bound).sum() < len(seeds)
 
 
+@pytest.mark.slow
 def test_learns_to_move_a_field_on(tmp_path):
     settings = replace(SETTINGS, epochs=20, lr=2e-2)
     job = run(tmp_path / "run", (1,), settings, hidden=8)

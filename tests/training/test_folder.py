@@ -178,8 +178,10 @@ def test_a_checkpoint_without_a_good_run_json_is_refused_and_left(begun):
 # Damage
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["last", "best"])
+KEPT = [*(("last", damage) for damage in DAMAGE), ("best", DAMAGE[0]), ("best", DAMAGE[2])]
+
+
+@pytest.mark.parametrize("name, damage", KEPT)
 def test_a_damaged_file_is_kept_and_the_run_goes_on_from_a_good_one(begun, finished, name, damage):
     path = begun / f"{name}.safetensors"
     damage(path)
@@ -191,9 +193,7 @@ def test_a_damaged_file_is_kept_and_the_run_goes_on_from_a_good_one(begun, finis
     aside = begun / f"{name}.safetensors.damaged1"
     assert aside.read_bytes() == spoilt
     aside.unlink()
-    assert {key: value for key, value in state(begun).items() if key != "run.json"} == {
-        key: value for key, value in state(finished).items() if key != "run.json"
-    }
+    assert state(begun) == state(finished)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -226,7 +226,7 @@ def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(begun):
     path, rng = begun / "last.safetensors", random.Random(0)
     content = path.read_bytes()
     length = 8 + int.from_bytes(content[:8], "little")
-    for part, count in ((range(length), 200), (range(length, len(content)), 100)):  # header and tensors
+    for part, count in ((range(length), 80), (range(length, len(content)), 40)):  # header and tensors
         for place in rng.sample(part, count):
             spoilt = bytearray(content)
             spoilt[place] ^= 1 << rng.randrange(8)
