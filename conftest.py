@@ -1,7 +1,8 @@
-"""For tests/ and the notebooks alike: the smoke profile in a scratch home, quiet, and slow tests on request."""
+"""For tests/ and the notebooks alike: the smoke profile in a scratch home, quiet; further tiers of tests on request."""
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+    parser.addoption("--robustness", action="store_true", help="run tests/robustness, too, which takes minutes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"  # the kernels for GPUs run on the CPU, slowly
+    # ignored under nohup, or in the background of a script; tests send them to themselves and to what they start
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # still survived, but no longer by what is started from here
     os.environ.pop("MPLBACKEND", None)  # Agg would keep figures out of the notebooks
     patterns = config.getoption("nbval_sanitize_with", None)
     if patterns:  # nbval looks for it in the working directory
@@ -36,6 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not os.environ.get("MINCONV_SCRATCH"):  # CI looks at what the notebooks wrote
         shutil.rmtree(config.scratch, ignore_errors=True)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    robustness = "robustness" in (collection_path.name, collection_path.parent.name)
+    return True if robustness and not config.getoption("--robustness") else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

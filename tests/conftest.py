@@ -1,13 +1,11 @@
 """Fixtures for the tests of the package."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-REFERENCE = Path(__file__).resolve().parent / "reference"
+from helpers import REFERENCE
 
 
 @pytest.fixture(scope="module")

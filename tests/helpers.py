@@ -1,16 +1,21 @@
 """What several tests share: small runs and fields, and what must come out of them."""
 
+import json
 import os
+import signal
 import subprocess
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import save_file
 
 from minconv import Forecaster
 from minconv.data.windows import Windows
 from minconv.runtime.seeds import generator
 from minconv.training import Run, Training, fit, load_weights, read_log
+from minconv.training.folder import read_checkpoint
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -38,6 +43,43 @@ def run(folder: Path, seeds=(1,), settings: Training = SETTINGS, cell: str = "mi
 
 def train_one(folder: Path, *arguments, precision: str = "32-true", **options) -> Path:
     return fit(run(folder, *arguments, **options), waves(), waves(3, seed=1), device="cpu", precision=precision)
+
+
+def train_until(folder: Path, step: int, *arguments, action=None, **options) -> Path:
+    """Trains up to a step, counted over epochs, at which it is interrupted, or ``action`` ends it."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, step, action or interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_one(folder, *arguments, **options)
+    return Path(folder)
+
+
+def raising(*numbers: int):
+    """An action for ``stop_at``: signals come while a step is on its way."""
+
+    def signalled(windows: Windows, step: int, cut=Windows.cut):
+        for number in numbers:
+            signal.raise_signal(number)
+        return cut(windows, step)
+
+    return signalled
+
+
+def state(folder: Path) -> dict:
+    """Every file below ``folder``: bytes, but logs and headers of checkpoints without the seconds they took."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".safetensors":
+            tensors, header = read_checkpoint(path)
+            log = [{key: value for key, value in row.items() if key != "seconds"} for row in header.pop("log")]
+            tensors = {key: (value.dtype, value.numpy().tobytes()) for key, value in tensors.items()}
+            found[name] = header, log, tensors
+        elif path.name == "log.csv":
+            found[name] = [row.rpartition(",")[0] for row in path.read_text().splitlines()]
+        else:
+            found[name] = path.read_bytes() if path.is_file() else "folder"
+    return found
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -70,10 +112,45 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
+def script_environment(**words: str) -> dict[str, str]:
+    """For a process that imports what the tests do, with one thread."""
+    paths = os.pathsep.join([str(TESTS), str(TESTS / "robustness"), str(ROOT)])
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | words
+
+
 def run_script(command: list[str], **environment: str) -> subprocess.CompletedProcess:
-    paths = os.pathsep.join([str(TESTS), str(ROOT)])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment
+    environment = script_environment(**environment)
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+# Damage to a file
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_weight(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 16
+    path.write_bytes(content)
+
+
+def foreign(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path)
+
+
+def unsigned(path: Path) -> None:
+    """A whole checkpoint, but for its checksum."""
+    tensors, header = read_checkpoint(path)
+    save_file(tensors, path, {"run": json.dumps(header)})
+
+
+DAMAGE = [empty, truncate, flip_weight, foreign, unsigned]
 
 
 def loop(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor) -> torch.Tensor:

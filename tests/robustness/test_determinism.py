@@ -7,7 +7,6 @@ another order: data stay within 1e-5 of their largest value, forecasts within 3e
 
 import hashlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -20,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import build as build_model
+from helpers import rows, script_environment
 
 from minconv import gated_scan
 from minconv.data import navier_stokes
 from minconv.data.windows import Windows, fixed_windows
-from minconv.experiments.presets import build_model
 from minconv.runtime.seeds import STREAMS, generator
-from minconv.training import fit as train
-from minconv.training.fit import Run, Training, fit, fit_all, load_weights, read_log
+from minconv.training import Run, Training, fit, fit_all, load_weights, pool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,7 +44,7 @@ def tensor_bytes(weights: dict[str, torch.Tensor]) -> str:
 
 
 def build(cell: str, seed: int):
-    return build_model(cell, seed, hidden=3, layers=1, size=(8, 8))
+    return build_model(seed, cell, size=(8, 8))
 
 
 def data(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,9 +62,8 @@ def found_in(folder: Path) -> dict[str, str]:
     """What a run has left, without its seconds: by cell, the hash of its weights and its log."""
     found = {}
     for cell in CELLS:
-        log = [{key: value for key, value in row.items() if key != "seconds"} for row in read_log(folder / cell)]
         weights = [tensor_bytes(load_weights(folder / cell, which)[1]) for which in ("best", "last")]
-        found[cell] = digest(*weights, json.dumps(log))
+        found[cell] = digest(*weights, json.dumps(rows(folder / cell)))
     return found
 
 
@@ -73,7 +71,7 @@ def everything(folder: str, processes: int = 1, quiet: bool = True) -> dict[str,
     """Hashes of all that depends on a seed: data, weights, windows, noise, and what training makes of them."""
     torch.set_num_threads(1)
     where = Path(folder)
-    train.WORTH_PROCESSES = 0  # or so little work would stay in this process
+    pool.WORTH_PROCESSES = 0  # or so little work would stay in this process
     frames = data(where)
     fit_all(jobs(where), *frames, device="cpu", processes=processes, quiet=quiet)
     drawn = {name: digest((where / f"{name}.nc").read_bytes()) for name in "01"}
@@ -86,7 +84,6 @@ def everything(folder: str, processes: int = 1, quiet: bool = True) -> dict[str,
 
 def in_a_process(folder: Path, **options) -> dict[str, str]:
     """``everything`` in a fresh process, where Python's own hashes differ and the working folder is another."""
-    here = Path(__file__).resolve().parent
     options = {"processes": 1, "quiet": True} | options
     code = f"""
 import json, sys
@@ -97,12 +94,8 @@ if __name__ == "__main__":
     script = folder / "script.py"
     folder.mkdir()
     script.write_text(code)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(here), *map(str, here.parents[:2])]),
-        "PYTHONHASHSEED": str(len(folder.name)),
-        "OMP_NUM_THREADS": "1",
-        "MINCONV_QUIET": "1" if options["quiet"] else "",
-    }
+    words = {"PYTHONHASHSEED": str(len(folder.name)), "MINCONV_QUIET": "1" if options["quiet"] else ""}
+    environment = script_environment(**words)
     done = subprocess.run(
         [sys.executable, str(script)], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
     )
@@ -111,7 +104,6 @@ if __name__ == "__main__":
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
 def test_processes_and_bars_change_no_byte(tmp_path):
     """Fresh processes, two processes at once and progress bars: the same files of data, weights and logs."""
     here = everything(str(tmp_path / "this process"))
@@ -258,7 +250,7 @@ def test_two_threads_generate_and_forecast_nearly_the_same(tmp_path):
         folder = tmp_path / str(torch.get_num_threads())
         path = navier_stokes.generate(folder / "data.nc", samples=3, frames=4, size=32, pool=2, seed=1)
         frames = navier_stokes.frames(path)
-        model = build_model("minconvlstm", 1, size=(16, 16))
+        model = build_model(1, size=(16, 16))
         with torch.no_grad():
             return [frames, model(frames, 3), model(fixed_windows(frames, 2))]
 
@@ -273,7 +265,7 @@ def test_two_threads_train_nearly_the_same_weights(tmp_path, cell):
     def run() -> dict[str, torch.Tensor]:
         folder = tmp_path / str(torch.get_num_threads())
         job = Run(
-            partial(build_model, cell, size=(16, 16), hidden=8, layers=2),
+            partial(build_model, cell=cell, size=(16, 16), hidden=8, layers=2),
             (1,),
             folder,
             Training(context=6, horizon=2, epochs=1, batch=2),

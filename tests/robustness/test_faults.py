@@ -3,8 +3,6 @@
 The processes are real. They are forked from a server that has loaded what they need, so that a start takes moments.
 """
 
-import csv
-import errno
 import json
 import multiprocessing
 import os
@@ -19,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -33,18 +30,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import (
-    assert_same,
-    contents,
-    flip_weight,
-    run,
-    run_script,
-    stop_at,
-    train_one,
-    truncate,
-    waves,
-)
-from safetensors.torch import load_file, save_file
+from helpers import contents, raising, run, run_script, script_environment, state, train_one, train_until, waves
 
 from minconv import from_reference
 from minconv.data import barotropic, navier_stokes
@@ -53,14 +39,14 @@ from minconv.data.windows import Windows
 from minconv.runtime import files
 from minconv.runtime.files import lock
 from minconv.runtime.provenance import git_revision
-from minconv.training import fit as train
-from minconv.training.fit import fit, load_weights, read_log
+from minconv.training import fit, load_weights, read_log
+from minconv.training.folder import latest, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-KILLS = {"training": 12, "navier_stokes": 6, "barotropic": 6, "download": 6}  # at random moments
-WRITTEN = {"training": 11, "navier_stokes": 1, "barotropic": 1, "download": 3}  # files; killed thrice with each
-MOMENTS = ("half", "whole", "named")
+KILLS = {"training": 8, "navier_stokes": 4, "barotropic": 4, "download": 4}  # at random moments: 20
+WRITTEN = {"training": 11, "navier_stokes": 1, "barotropic": 1, "download": 3}  # files; killed twice with each: 32
+MOMENTS = ("half", "named")
 SEEDS = (1, 2)
 LIMIT = 120  # seconds for a process to end
 SERVER = "MINCONV_TEST_SERVER"  # in the environment of the process that others are forked from
@@ -76,11 +62,8 @@ def processes() -> Iterator[multiprocessing.context.BaseContext]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with pytest.MonkeyPatch.context() as patch:
-        here = Path(__file__).parent
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(here), *map(str, here.parents[:2])])
-        )  # of the server, to preload this
-        patch.setenv("OMP_NUM_THREADS", "1")
+        for name, value in script_environment().items():  # of the server, to preload this
+            patch.setenv(name, value)
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv(SERVER, "1")
         context.Process(target=int).start()
@@ -147,7 +130,7 @@ if os.environ.pop(SERVER, None):  # once for all: imports, and kernels from thei
 
 
 def dying(moment: str, count: int, job: Callable[[Path], None], folder: Path) -> None:
-    """Does ``job`` up to the ``count``-th file it writes; SIGKILL comes with it half written, whole or just named."""
+    """Does ``job`` up to the ``count``-th file it writes; SIGKILL comes with it half written or just named."""
     fsync, replace, left = os.fsync, os.replace, iter(range(count - 1))
 
     def die() -> None:
@@ -160,11 +143,6 @@ def dying(moment: str, count: int, job: Callable[[Path], None], folder: Path) ->
             die()
         fsync(handle)
 
-    def whole(handle: int) -> None:
-        fsync(handle)
-        if next(left, None) is None:
-            die()
-
     def named(*paths: Path) -> None:
         replace(*paths)
         if next(left, None) is None:
@@ -173,41 +151,22 @@ def dying(moment: str, count: int, job: Callable[[Path], None], folder: Path) ->
     if moment == "named":
         os.replace = named
     else:
-        os.fsync = {"half": half, "whole": whole}[moment]
+        os.fsync = half
     job(folder)
 
 
 # --- what must come out ---------------------------------------------------------------------------
 
 
-def state(folder: Path) -> dict[str, Any]:
-    """Every file below ``folder``: bytes, but logs and headers of checkpoints without the seconds they took."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.suffix == ".safetensors":
-            _, header = train._read(path)
-            log = [{key: value for key, value in row.items() if key != "seconds"} for row in header.pop("log")]
-            tensors = {key: (value.dtype, value.numpy().tobytes()) for key, value in load_file(path).items()}
-            found[name] = header, log, tensors
-        elif path.name == "log.csv":
-            found[name] = [row[:-1] for row in csv.reader(path.read_text().splitlines())]
-        elif path.is_file():
-            found[name] = path.read_bytes()
-        else:
-            found[name] = "folder"
-    return found
-
-
 def stands(folder: Path) -> int:
     """The epoch that a run stands at; all that has its final name is whole."""
     for path in folder.rglob("*.safetensors"):
         if not path.name.startswith("."):
-            train._read(path)
+            read_checkpoint(path)
     for path in folder.rglob("*.nc"):
         if not path.name.startswith("."):
             gridded.read_series(path) if "parts" in str(path) else xr.load_dataset(path)
-    return train._latest(folder / "run")[1]["epoch"]
+    return latest(folder / "run")[1]["epoch"]
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +187,6 @@ def whole(processes, store, tmp_path_factory) -> Callable[[str], tuple[dict[str,
     return made
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", KILLS)
 def test_killed_at_random_moments_the_next_start_goes_on(tmp_path, processes, store, whole, name):
     (expected, seconds), rng = whole(name), random.Random(name)
@@ -251,7 +209,6 @@ def test_killed_at_random_moments_the_next_start_goes_on(tmp_path, processes, st
                 return
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITTEN)
 def test_killed_while_any_of_its_files_is_written_the_next_start_goes_on(tmp_path, processes, store, whole, name):
     expected, _ = whole(name)
@@ -267,17 +224,14 @@ def test_killed_while_any_of_its_files_is_written_the_next_start_goes_on(tmp_pat
         assert ended(start(processes, dying, moment, WRITTEN[name] + 1, JOBS[name], folder)) == 0
 
 
-def test_30_kills_at_random_moments_and_48_while_a_file_is_written():
-    assert sum(KILLS.values()) == 30 and len(MOMENTS) * sum(WRITTEN.values()) == 48
-
-
 # Two runs of 20 steps an epoch, which take their time where the environment says so. A script of its own: workers
 # import what it imports, which is less than this file does.
 ALL_AT_ONCE = """
     import os, sys, time
     from functools import partial
     from pathlib import Path
-    from helpers import SETTINGS, Forecaster, Run, fit_all, torch, train, waves
+    from helpers import SETTINGS, Forecaster, Run, torch, waves
+    from minconv.training import fit_all, pool
 
     class Waiting(Forecaster):
         def forward(self, *arguments):
@@ -295,22 +249,26 @@ ALL_AT_ONCE = """
         fit_all(runs, waves(40), waves(3, seed=1), device="cpu", processes=workers, quiet=True)
 
     if __name__ == "__main__":
-        train.WORTH_PROCESSES = 0
+        pool.WORTH_PROCESSES = 0
         train_two(Path(sys.argv[1]), 2)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_workers_end_with_their_parent_and_the_next_start_goes_on(tmp_path, name):
     """SIGINT comes to all of them, as from a terminal. Only with SIGKILL what was done of the epoch is lost."""
     script, number = tmp_path / "script.py", getattr(signal, name)
     script.write_text(textwrap.dedent(ALL_AT_ONCE))
-    process = start_script([sys.executable, str(script), str(tmp_path / "parts")], WAIT="0.1")
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "parts")],
+        env=script_environment(WAIT="0.1"),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     wait_for(lambda: len(list(tmp_path.rglob("last.safetensors"))) == 2)
     os.kill(process.pid, number) if name != "SIGINT" else os.killpg(process.pid, number)
     assert process.wait(LIMIT) == -number
-    headers = [train._latest(folder)[1] for folder in (tmp_path / "parts").iterdir()]
+    headers = [latest(folder)[1] for folder in (tmp_path / "parts").iterdir()]
     assert all(1 <= header["epoch"] < 3 for header in headers)
     if name == "SIGKILL":
         assert not any("step" in header for header in headers)
@@ -323,13 +281,6 @@ def test_workers_end_with_their_parent_and_the_next_start_goes_on(tmp_path, name
     assert state(tmp_path / "parts") == state(tmp_path / "whole")
 
 
-def start_script(command: list[str], **environment: str) -> subprocess.Popen:
-    here = Path(__file__).parent
-    paths = {"PYTHONPATH": os.pathsep.join([str(here), *map(str, here.parents[:2])])}
-    environment = os.environ | paths | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-
-
 def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + LIMIT
     while not condition():
@@ -340,107 +291,24 @@ def wait_for(condition: Callable[[], bool]) -> None:
 # --- told to end ----------------------------------------------------------------------------------
 
 
-def raising(*numbers: int) -> Callable[[Windows, int], tuple]:
-    """For ``stop_at``: signals come while a step is on its way."""
-    cut = Windows.cut
-
-    def signalled(windows: Windows, step: int) -> tuple:
-        for number in numbers:
-            signal.raise_signal(number)
-        return cut(windows, step)
-
-    return signalled
-
-
-def train_interrupted(folder: Path, monkeypatch, step: int, *numbers: int, seeds: tuple[int, ...] = SEEDS) -> None:
-    with monkeypatch.context() as patch:
-        stop_at(patch, step, raising(*numbers))
-        with pytest.raises(KeyboardInterrupt):
-            train_one(folder, seeds)
-
-
-@pytest.mark.parametrize("step, epoch, done", [(0, 0, 1), (1, 0, 2), (2, 1, 0), (4, 1, 2), (7, 2, 2)])
-@pytest.mark.parametrize("seeds", [(1,), SEEDS])
-def test_ctrl_c_finishes_the_step_and_the_run_goes_on_from_it(tmp_path, monkeypatch, seeds, step, epoch, done):
-    train_interrupted(tmp_path / "parts", monkeypatch, step, signal.SIGINT, seeds=seeds)
-    _, header = train._read(tmp_path / "parts" / "last.safetensors")
-    assert (header["epoch"], header.get("step", 0)) == (epoch, done)
-    assert not list(tmp_path.rglob(".*"))
-    counted, cut = [], Windows.cut
-    monkeypatch.setattr(Windows, "cut", lambda self, n: counted.append(n) or cut(self, n))
-    train_one(tmp_path / "parts", seeds)
-    assert counted[:3] == [0, 1, 2] and len(counted) == 9 - 3 * epoch
-    train_one(tmp_path / "whole", seeds)
-    assert_same(tmp_path / "parts", tmp_path / "whole")
-    assert state(tmp_path / "parts") == state(tmp_path / "whole")
-
-
-def test_interrupted_at_every_step(tmp_path, monkeypatch):
-    for step in range(8):  # the steps done before are drawn again
-        train_interrupted(tmp_path / "parts", monkeypatch, step % 3, signal.SIGINT)
-    assert [row["epoch"] for row in read_log(tmp_path / "parts")] == [1, 1, 2, 2]
-    train_one(tmp_path / "parts", SEEDS)
-    assert state(tmp_path / "parts") == state(train_one(tmp_path / "whole", SEEDS).parent / "whole")
-
-
-def test_a_second_ctrl_c_interrupts_at_once(tmp_path, monkeypatch):
-    train_interrupted(tmp_path / "run", monkeypatch, 4, signal.SIGINT, signal.SIGINT)
-    assert "step" not in train._read(tmp_path / "run" / "last.safetensors")[1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_the_callers_handler_is_called_and_training_ends(tmp_path, monkeypatch):
-    called = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: called.append(number))
-    try:
-        train_interrupted(tmp_path / "run", monkeypatch, 4, signal.SIGTERM, signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert called == [signal.SIGTERM] and train._read(tmp_path / "run" / "last.safetensors")[1]["step"] == 2
-
-
-def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
-    try:
-        stop_at(monkeypatch, 4, raising(signal.SIGHUP))
-        assert len(read_log(train_one(tmp_path / "run"))) == 3
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_training_in_a_thread_leaves_signals_alone(tmp_path):
-    thread = threading.Thread(target=train_one, args=(tmp_path / "run",))
-    thread.start()
-    thread.join()
-    assert len(read_log(tmp_path / "run")) == 3
-
-
 SIGNALLED = """
     import os, signal, sys
     from pathlib import Path
-    from helpers import run, waves, fit, torch, Windows
+    from helpers import pytest, raising, stop_at, torch, train_one
 
     torch.set_num_threads(1)
-    cut, done = Windows.cut, iter(range(100))
-
-    def signalled(windows, step):
-        if next(done) == 4:
-            os.kill(os.getpid(), int(sys.argv[1]))
-        return cut(windows, step)
-
-    Windows.cut = signalled
-    fit(run(Path(sys.argv[2]), (1, 2)), waves(), waves(3, seed=1), device="cpu")
+    stop_at(pytest.MonkeyPatch(), 4, raising(int(sys.argv[1])))
+    train_one(Path(sys.argv[2]), (1, 2))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
 def test_told_to_end_a_process_does_so_with_the_usual_status(tmp_path, name, status):
     folder = tmp_path / "parts"
     command = [sys.executable, "-c", textwrap.dedent(SIGNALLED), str(int(getattr(signal, name))), str(folder)]
     done = run_script(["bash", "-c", '"$@"; exit $?', "bash", *command])
     assert done.returncode == status
-    assert train._read(folder / "last.safetensors")[1]["step"] == 2
+    assert read_checkpoint(folder / "last.safetensors")[1]["step"] == 2
     train_one(folder, SEEDS)
     assert state(folder) == state(train_one(tmp_path / "whole", SEEDS))
 
@@ -590,8 +458,7 @@ def test_a_folder_that_is_read_only(processes, store, shared, name):
 
 def test_a_run_in_a_read_only_folder(processes, shared):
     """Begun, it is left as it is; finished, it is recognised."""
-    with pytest.MonkeyPatch.context() as patch:
-        train_interrupted(shared / "run", patch, 4, signal.SIGINT)
+    train_until(shared / "run", 4, SEEDS, action=raising(signal.SIGINT))
     before = contents(shared / "run")
     (shared / "run").chmod(0o555)
     kind, message = outcome(processes, training, shared, without_privileges)
@@ -641,7 +508,6 @@ def patiently(job: Callable[[Path], None], folder: Path) -> None:
     job(folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", JOBS)
 def test_two_at_once_make_what_one_makes(tmp_path, processes, store, whole, name):
     (tmp_path / "store.zarr").symlink_to(store)
@@ -666,160 +532,6 @@ def test_a_lock_is_held_by_one_at_a_time_though_its_file_comes_and_goes(tmp_path
         process.start()
     assert [ended(process) for process in started] == [0, 0, 0]
     assert path.read_text() == "15" and os.listdir(tmp_path) == ["count"]
-
-
-def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
-    with pytest.warns(UserWarning, match=r"run cannot be locked; see to it that one process at a time uses it"):
-        train_one(tmp_path / "run")
-    assert sorted(os.listdir(tmp_path / "run")) == ["best.safetensors", "last.safetensors", "log.csv", "run.json"]
-
-
-# --- damage ---------------------------------------------------------------------------------------
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def foreign(path: Path) -> None:
-    save_file({"weight": torch.zeros(3)}, path)
-
-
-def unsigned(path: Path) -> None:
-    """A whole checkpoint, but for its checksum."""
-    tensors, header = train._read(path)
-    save_file(tensors, path, {"run": json.dumps(header)})
-
-
-DAMAGE = [empty, truncate, flip_weight, foreign, unsigned]
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_the_checkpoint_before_a_damaged_one_is_used_and_the_damaged_one_kept(tmp_path, monkeypatch, damage):
-    folder, whole = tmp_path / "run", train_one(tmp_path / "whole", SEEDS)
-    train_interrupted(folder, monkeypatch, 7, signal.SIGINT)
-    damage(folder / "last.safetensors")
-    found = (folder / "last.safetensors").read_bytes()
-    with pytest.warns(UserWarning, match=r"last\.safetensors is no whole .*kept as last\.safetensors\.damaged1"):
-        train_one(folder, SEEDS)
-    assert (folder / "last.safetensors.damaged1").read_bytes() == found
-    (folder / "last.safetensors.damaged1").unlink()
-    assert state(folder) == state(whole)
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_best_weights_are_written_again_and_the_damaged_ones_kept(tmp_path, monkeypatch, damage):
-    folder, whole = tmp_path / "run", train_one(tmp_path / "whole", SEEDS)
-    train_interrupted(folder, monkeypatch, 7, signal.SIGINT)
-    damage(folder / "best.safetensors")
-    with pytest.raises(ValueError, match=r"run/best\.safetensors is no whole checkpoint"):
-        load_weights(folder)
-    with pytest.warns(UserWarning, match=r"best\.safetensors is no whole .*kept as best\.safetensors\.damaged1"):
-        train_one(folder, SEEDS)
-    (folder / "best.safetensors.damaged1").unlink()
-    assert state(folder) == state(whole)
-
-
-def test_damage_after_damage_is_all_kept(tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    for step, number in ((4, 1), (1, 2)):
-        train_interrupted(folder, monkeypatch, step, signal.SIGINT)
-        empty(folder / "last.safetensors")
-        with pytest.warns(UserWarning, match=rf"damaged{number}"):
-            train_interrupted(folder, monkeypatch, 0, signal.SIGINT)
-    assert {path.name for path in folder.glob("*.damaged*")} == {f"last.safetensors.damaged{n}" for n in (1, 2)}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_without_a_good_checkpoint_a_run_is_refused_and_left(tmp_path, monkeypatch, damage):
-    folder = tmp_path / "run"
-    train_interrupted(folder, monkeypatch, 7, signal.SIGINT)
-    for name in ("last", "previous"):
-        damage(folder / f"{name}.safetensors")
-    before = contents(folder)
-    with pytest.raises(ValueError, match=r"run/last\.safetensors is no whole .*; remove .*run to begin anew"):
-        train_one(folder, SEEDS)
-    assert contents(folder) == before
-
-
-def test_a_run_whose_last_checkpoint_is_gone_goes_on_from_the_one_before(tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    train_interrupted(folder, monkeypatch, 7, signal.SIGINT)
-    (folder / "last.safetensors").unlink()
-    with pytest.raises(ValueError, match="holds another run: its seeds is"):
-        train_one(folder, (1,))
-    train_one(folder, SEEDS)
-    assert state(folder) == state(train_one(tmp_path / "whole", SEEDS))
-
-
-def test_checkpoints_of_earlier_versions_go_on(tmp_path, monkeypatch):
-    """Those had the best weights in a file of their own only, and no checkpoint before the last."""
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        stop_at(patch, 7, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            train_one(folder, SEEDS)
-    tensors, header = train._read(folder / "last.safetensors")
-    train._write(folder / "last.safetensors", {k: v for k, v in tensors.items() if not k.startswith("best/")}, header)
-    (folder / "previous.safetensors").unlink()
-    train_one(folder, SEEDS)
-    assert state(folder) == state(train_one(tmp_path / "whole", SEEDS))
-
-
-def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(tmp_path, monkeypatch):
-    train_interrupted(tmp_path / "run", monkeypatch, 7, signal.SIGINT)
-    path, rng = tmp_path / "run" / "last.safetensors", random.Random(0)
-    content = path.read_bytes()
-    length = 8 + int.from_bytes(content[:8], "little")
-    for part, count in ((range(length), 200), (range(length, len(content)), 100)):  # header and tensors
-        for place in rng.sample(part, count):
-            spoilt = bytearray(content)
-            spoilt[place] ^= 1 << rng.randrange(8)
-            path.write_bytes(spoilt)
-            with pytest.raises(ValueError, match=r"last\.safetensors is no whole checkpoint"):
-                load_weights(path.parent, "last")
-
-
-@pytest.mark.parametrize("content", [b"", b'{"settings": ', b"[]", b"3", b"\xff\xfe", b"PK\x03\x04"])
-def test_a_damaged_run_json_is_named_and_left(tmp_path, monkeypatch, content):
-    folder = tmp_path / "run"
-    train_interrupted(folder, monkeypatch, 4, signal.SIGINT)
-    (folder / "run.json").write_bytes(content)
-    before = contents(folder)
-    with pytest.raises(ValueError, match=r"run\.json (is not a whole JSON file|does not describe a run)"):
-        train_one(folder, SEEDS)
-    assert contents(folder) == before
-
-
-def spoil_log(text: str, how: str) -> str:
-    lines = text.splitlines(keepends=True)
-    return {
-        "empty": "",
-        "truncated": text[:-9],
-        "short": "".join(lines[:-1]),
-        "flipped": text.replace("0.", "1.", 1),
-        "foreign": "a,b\n1,2\n",
-        "no header": "".join(lines[1:]),
-        "words": text.replace(",", ",x", 20),
-        "a column more": text.replace("\n", ",1\n"),
-    }[how]
-
-
-@pytest.mark.parametrize(
-    "how", ["empty", "truncated", "short", "flipped", "foreign", "no header", "words", "a column more"]
-)
-def test_a_damaged_log_is_named_and_written_again_when_training_goes_on(tmp_path, monkeypatch, how):
-    folder = tmp_path / "run"
-    train_interrupted(folder, monkeypatch, 7, signal.SIGINT)
-    (folder / "log.csv").write_text(spoil_log((folder / "log.csv").read_text(), how))
-    with pytest.raises(ValueError, match=r"run/log\.csv is no whole log \("):
-        read_log(folder)
-    train_one(folder, SEEDS)
-    assert state(folder) == state(train_one(tmp_path / "whole", SEEDS))
 
 
 # --- hostile files --------------------------------------------------------------------------------
@@ -877,7 +589,7 @@ def test_hostile_files_do_nothing_wherever_a_file_is_loaded(tmp_path, crime, kin
         "weights.ckpt": lambda path: from_reference("minconvlstm", path, "circular"),
         "best.safetensors": lambda path: load_weights(path.parent),
         "run.json": files.read_json,
-        "log.csv": lambda path: read_log(path.parent),
+        "last.safetensors": lambda path: read_log(path.parent),
         "ns.nc": navier_stokes.load,
         "barotropic.nc": barotropic.load,
         "series.nc": gridded.read_series,
@@ -887,9 +599,7 @@ def test_hostile_files_do_nothing_wherever_a_file_is_loaded(tmp_path, crime, kin
         path = hostile(tmp_path / "files" / name, kind, crime)
         with pytest.raises(ValueError, match=name.replace(".", r"\.")):
             load(path)
-    folder = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        train_interrupted(folder, patch, 4, signal.SIGINT)
+    folder = train_until(tmp_path / "run", 4, SEEDS, action=raising(signal.SIGINT))
     for name in ("last", "previous"):
         hostile(folder / f"{name}.safetensors", kind, crime)
     with pytest.raises(ValueError, match=r"last\.safetensors is no whole checkpoint"):

@@ -30,7 +30,7 @@ from minconv.core.layers import PADDINGS, PaddedConv2d
 from minconv.core.scan import GATINGS, gated_scan, linear_scan, usable
 from minconv.data.windows import Windows, fixed_windows, pieces
 from minconv.evaluation import weather
-from minconv.training.fit import Run, Training, fit, load_weights
+from minconv.training import Run, Training, fit, load_weights
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -52,7 +52,7 @@ def try_scans(check, backend: str, examples: int) -> None:
     """``check(backend, data)`` for drawn data; a few only for Triton, whose interpreter takes its time."""
 
     @given(st.data())
-    @quickly(4 if backend == "triton" else examples)
+    @quickly(3 if backend == "triton" else examples)
     def test(data):
         with np.errstate(all="ignore"):  # NumPy's warnings in that interpreter
             check(backend, data)
@@ -121,7 +121,7 @@ def draw_length(backend: str, data) -> int:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_linear_scan(backend):
-    try_scans(check_linear_scan, backend, 60)
+    try_scans(check_linear_scan, backend, 30)
 
 
 def check_linear_scan(backend, data):
@@ -159,7 +159,7 @@ def check_linear_scan(backend, data):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gated_scan(backend):
-    try_scans(check_gated_scan, backend, 60)
+    try_scans(check_gated_scan, backend, 30)
 
 
 def check_gated_scan(backend, data):
@@ -195,7 +195,7 @@ def check_gated_scan(backend, data):
 
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "logspace"])
 def test_gradients_of_scans_in_any_strides(backend):
-    try_scans(check_gradients, backend, 30)
+    try_scans(check_gradients, backend, 15)
 
 
 def check_gradients(backend, data):
@@ -236,7 +236,7 @@ def anything(shape, dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 def test_linear_scan_takes_what_fits_and_refuses_the_rest(backend):
-    try_scans(check_arguments, backend, 100)
+    try_scans(check_arguments, backend, 50)
 
 
 def check_arguments(backend, data):
@@ -259,7 +259,7 @@ def check_arguments(backend, data):
 
 
 @given(st.data())
-@quickly(200)
+@quickly(100)
 def test_gated_scan_takes_what_fits_and_refuses_the_rest(data):
     shape, dtype = data.draw(shapes), data.draw(st.sampled_from(DTYPES))
     gating = data.draw(st.sampled_from([*GATINGS, "rnn", None]))
@@ -317,7 +317,7 @@ def padded(x: torch.Tensor, padding: str, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @given(st.data())
-@quickly(40)
+@quickly(20)
 def test_padded_convolution(padding, data):
     """Within rounding of the sum as written; what is not finite shows in the pixels that see it, and in no other."""
     dtype, kind = data.draw(st.sampled_from([torch.float64, torch.float32])), data.draw(st.sampled_from(KINDS))
@@ -345,7 +345,7 @@ def test_padded_convolution(padding, data):
 
 
 @given(st.data())
-@quickly(80)
+@quickly(40)
 def test_padded_convolution_refuses_what_does_not_fit(data):
     shape, dtype = data.draw(shapes), data.draw(st.sampled_from(DTYPES))
     x = data.draw(st.one_of(st.just(anything(shape, dtype)), st.sampled_from(ODD)))
@@ -364,7 +364,7 @@ def parts(state) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("name", CELLS)
 @given(st.data())
-@quickly(30)
+@quickly(15)
 def test_cells(name, data):
     """Any sizes, down to 1 x 1 and no sequence at all: what a loop over frames gives in float64."""
     dtype = data.draw(st.sampled_from([torch.float64, torch.float32]))
@@ -434,7 +434,7 @@ CELL_OPTIONS = st.fixed_dictionaries(
 
 
 @given(CELL_OPTIONS, st.data())
-@quickly(60)
+@quickly(30)
 def test_forecaster(options, data):
     """Any size from 1 x 1, any batch from none: the shape, and float64's numbers to the digits of float32."""
     size = tuple(data.draw(st.integers(1, 5)) for _ in range(2))
@@ -457,7 +457,7 @@ def test_forecaster(options, data):
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
 @given(CELL_OPTIONS, st.data())
-@quickly(25)
+@quickly(12)
 def test_forecaster_loses_all_pixels_of_a_sequence_to_one_that_is_not_finite(value, options, data):
     size = (2, 4) if data.draw(st.booleans()) else (1, 2)
     torch.manual_seed(data.draw(st.integers(0, 9)))
@@ -477,7 +477,7 @@ def test_forecaster_loses_all_pixels_of_a_sequence_to_one_that_is_not_finite(val
 
 @pytest.mark.parametrize("scale", [1e-40, 1e15, 1e25, 1e30])
 @given(CELL_OPTIONS, st.data())
-@quickly(15)
+@quickly(8)
 def test_forecaster_of_huge_and_denormal_frames(scale, options, data):
     """The norm takes the scale away, where squares are beyond float32, too: float64's numbers, or NaN; never others."""
     torch.manual_seed(data.draw(st.integers(0, 9)))
@@ -491,7 +491,7 @@ def test_forecaster_of_huge_and_denormal_frames(scale, options, data):
 
 
 @given(CELL_OPTIONS, st.data())
-@quickly(80)
+@quickly(40)
 def test_forecaster_refuses_what_does_not_fit(options, data):
     model = Forecaster(size=(2, 2), **options)
     shape = data.draw(st.one_of(shapes, st.tuples(*[st.integers(0, 2)] * 2, *map(st.just, (1, 2, 2)))))
@@ -510,7 +510,7 @@ def test_forecaster_refuses_what_does_not_fit(options, data):
 
 
 @given(st.data())
-@quickly(100)
+@quickly(50)
 def test_windows(data):
     """Stretches of the trajectories to the bit, NaN and all, whatever their strides; or a refusal."""
     dtype = data.draw(st.sampled_from([*REAL, torch.int64]))
@@ -557,7 +557,7 @@ def test_steps_that_an_epoch_does_not_have():
 
 
 @given(st.data())
-@quickly(100)
+@quickly(50)
 def test_pieces_and_fixed_windows(data):
     shape = tuple(data.draw(st.integers(0, top)) for top in (12, 2, 2, 2))
     series = laid_out(sprinkled(shape, torch.float32, "all", 1).nan_to_num(9), data.draw(st.sampled_from(LAYOUTS)))
@@ -597,7 +597,7 @@ def adds_one(frames: torch.Tensor, horizon: int = 0) -> torch.Tensor:
 
 
 @given(st.data())
-@quickly(80)
+@quickly(40)
 def test_forecasts(data):
     """From any numbers in any memory layout on any grid from 1 x 1; what is not finite or no number is refused."""
     shape = tuple(data.draw(st.integers(least, 4)) for least in (1, 1, 1))
@@ -665,7 +665,7 @@ def case() -> tuple[xr.DataArray, xr.DataArray, weather.Climatology]:
 
 
 @given(st.data())
-@quickly(60)
+@quickly(30)
 def test_scores_lose_no_value(case, data):
     """A NaN in the forecast or the truth is one at its lead, and its row; other leads and rows have their numbers."""
     fields, climatology = [field.copy() for field in case[:2]], case[2]
@@ -694,7 +694,7 @@ def test_scores_lose_no_value(case, data):
 
 
 @given(st.data())
-@quickly(20)
+@quickly(10)
 def test_scores_on_any_grid(data):
     starts, leads, height, columns = (data.draw(st.integers(1, 3)) for _ in range(4))
     whole = as_series(np.random.default_rng(1).normal(size=(20, height, columns)).astype(np.float32), hours=24)

@@ -17,14 +17,14 @@ import pytest
 import test_studies
 import torch
 import xarray as xr
-from helpers import SETTINGS, interrupt, rows, run, stop_at, waves
+from helpers import SETTINGS, interrupt, rows, run, script_environment, stop_at, waves
 
 from minconv import Forecaster
 from minconv.data import navier_stokes
 from minconv.experiments import presets
 from minconv.runtime import processes
-from minconv.training import fit as train
-from minconv.training.fit import fit, load_weights
+from minconv.training import fit, load_weights
+from minconv.training.folder import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -163,15 +163,13 @@ def dying(place: str, where: str) -> None:
 # From the tests
 
 
-def environment(**words: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"} | words
-
-
 def torchrun(count: int, function: str, *arguments: Path | str) -> subprocess.CompletedProcess:
     """Runs ``function`` of this file in so many processes, which end by themselves after ``LIMIT`` seconds."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     words = [__file__, function, *map(str, arguments)]
-    return subprocess.run([*command, *words], env=environment(), capture_output=True, text=True, timeout=LIMIT + 60)
+    return subprocess.run(
+        [*command, *words], env=script_environment(), capture_output=True, text=True, timeout=LIMIT + 60
+    )
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +217,6 @@ def assert_close(found: Path, expected: Path, seeds: tuple[int, ...], tolerance:
         assert row == pytest.approx(other, rel=10 * tolerance)
 
 
-@pytest.mark.slow
 @several
 @pytest.mark.parametrize("seeds, precision", RUNS)
 def test_training_is_that_of_one_process(places, count, seeds, precision):
@@ -227,13 +224,11 @@ def test_training_is_that_of_one_process(places, count, seeds, precision):
     assert_close(found, expected, seeds, TOLERANCE[precision])
 
 
-@pytest.mark.slow
 def test_a_run_moves_from_2_to_1_to_4_processes(places):
     assert [row["epoch"] for row in rows(places[0])] == [1, 2, 3, 4]
     assert_close(places[0], places[1] / "moved", (1,), TOLERANCE["32-true"])
 
 
-@pytest.mark.slow
 @several
 def test_each_file_is_written_once_by_the_first(places, count):
     lines = (places[count] / "writes.txt").read_text().splitlines()
@@ -251,7 +246,6 @@ def test_each_file_is_written_once_by_the_first(places, count):
     assert not list(places[count].rglob(".*"))
 
 
-@pytest.mark.slow
 @several
 def test_data_are_those_of_one_process(places, count):
     found, expected = (navier_stokes.load(places[n] / "flow.nc") for n in (count, 1))
@@ -262,7 +256,6 @@ def test_data_are_those_of_one_process(places, count):
     assert abs(found - expected).max() < 1e-6 * abs(expected).max()
 
 
-@pytest.mark.slow
 @several
 def test_every_process_has_the_errors_that_one_finds(places, count):
     expected = xr.load_dataset(places[1] / "errors 0.nc", engine="h5netcdf")
@@ -271,7 +264,6 @@ def test_every_process_has_the_errors_that_one_finds(places, count):
         assert xr.load_dataset(places[count] / f"errors {rank}.nc", engine="h5netcdf").identical(expected)
 
 
-@pytest.mark.slow
 @several
 def test_every_process_has_a_studys_scores_that_one_finds(places, count):
     expected = xr.load_dataset(places[1] / "scores 0.nc", engine="h5netcdf")
@@ -280,7 +272,6 @@ def test_every_process_has_a_studys_scores_that_one_finds(places, count):
         assert xr.load_dataset(places[count] / f"scores {rank}.nc", engine="h5netcdf").identical(expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["last", "flow"])
 def test_a_process_that_dies_ends_all_with_an_error(tmp_path, where):
     done = torchrun(2, "dying", tmp_path, where)
@@ -292,7 +283,6 @@ def test_a_process_that_dies_ends_all_with_an_error(tmp_path, where):
         assert_continues(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_launcher_told_to_stop_stops_all(tmp_path):
     """As a batch system does at the time limit."""
     done = torchrun(2, "dying", tmp_path, "launcher")
@@ -300,7 +290,6 @@ def test_a_launcher_told_to_stop_stops_all(tmp_path):
     assert_continues(tmp_path)
 
 
-@pytest.mark.slow
 def test_processes_on_other_nodes_end_by_themselves_with_an_error(tmp_path):
     """Two processes as on two nodes: none has a launcher that would end it."""
     with socket.socket() as free:
@@ -311,7 +300,7 @@ def test_processes_on_other_nodes_end_by_themselves_with_an_error(tmp_path):
     command = [sys.executable, __file__, "dying", str(tmp_path), "step"]
     nodes = [
         subprocess.Popen(
-            command, env=environment(RANK=rank, GROUP_RANK=rank, **words), stderr=subprocess.PIPE, text=True
+            command, env=script_environment(RANK=rank, GROUP_RANK=rank, **words), stderr=subprocess.PIPE, text=True
         )
         for rank in "01"
     ]
@@ -333,7 +322,7 @@ def seconds_since_death(folder: Path) -> float:
 
 def assert_continues(folder: Path) -> None:
     """One process makes of the run in ``folder``, which two began, what it makes alone."""
-    assert train._read(folder / "run" / "last.safetensors")[1]["epoch"] == 1
+    assert read_checkpoint(folder / "run" / "last.safetensors")[1]["epoch"] == 1
     for name in ("alone", "run"):
         train_one(folder / name)
     assert_close(folder / "run", folder / "alone", (1,), TOLERANCE["32-true"])
