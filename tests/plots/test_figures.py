@@ -1,181 +1,54 @@
-"""Figures: drawn from small data, labelled, saved whole and always the same."""
+"""Figures: labelled in words that do not overlap, and showing the numbers they are given."""
 
 import io
-import json
-from functools import cache
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
-import xarray as xr
-from matplotlib.collections import FillBetweenPolyCollection
-from matplotlib.figure import Figure
+import samples
 from PIL import Image
+from samples import FIGURES, SOURCE, ablated, band, bars, collected, figure, legend, line, scores, strip, title
 
-from minconv.evaluation import errors as metrics
-from minconv.plots import figures as plots
+from minconv import plots
+from minconv.plots.style import COLUMN, PAGE
 
-MODELS = ("convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm")
-UNITS = "1 / unit time"
-RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def no_window(monkeypatch):
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-
-
-@cache
-def collected(models=MODELS, seeds=(1, 2, 3), samples=4, frames=51, context=20, size=16, blown=None) -> xr.Dataset:
-    """Rollouts whose errors grow in the closed loop; the model ``blown`` is no longer finite from t = 40 on."""
-    generator = torch.Generator().manual_seed(0)
-    steps = torch.randn(samples, frames, 1, size, size, generator=generator)
-    truth = torch.nn.functional.avg_pool2d((0.3 * steps.cumsum(1)).flatten(0, 1), 3, 1, 1).view_as(steps)
-    growth = 0.05 * torch.arange(frames - 1).sub(context).clamp(min=0.5).sqrt().view(-1, 1, 1, 1)
-    runs = {("persistence", None): metrics.evaluate(metrics.persistence(truth, context), truth, context, units=UNITS)}
-    for number, model in enumerate(models):
-        for seed in seeds:
-            noise = torch.randn(truth[:, 1:].shape, generator=generator)
-            prediction = truth[:, 1:] + growth * (1 + number / 3 + 0.1 * seed) * noise
-            if model == blown:
-                prediction[0, 39:] = torch.inf
-            runs[model, seed] = metrics.evaluate(prediction, truth, context, units=UNITS)
-    return metrics.collect(runs)
-
-
-def ablated() -> xr.DataArray:
-    """Closed-loop RMSE 0.1, 0.2, ... of three settings, two models and two seeds."""
-    values = np.arange(1.0, 13.0).reshape(3, 2, 2) / 10
-    coordinates = {"setting": ["all", "less", "more"], "model": ["convlstm", "minconvlstm"], "seed": [1, 2]}
-    return xr.DataArray(values, coordinates, ("setting", "model", "seed"), attrs={"units": UNITS})
-
-
-def responses() -> xr.DataArray:
-    rows, distances = ["truth", "published", "recipe"], np.arange(9)
-    values = np.exp(-np.outer([1, 3, 1.2], distances))
-    return xr.DataArray(values, {"setting": rows, "distance": distances}, ("setting", "distance"))
-
-
-def strip(rows=("truth", *MODELS), times=(5, 20, 21, 30, 40, 50)) -> xr.DataArray:
-    x = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    wave = [np.sin(x[:, None] + time) * np.cos(2 * x) * (1 + 0.1 * row) for row in range(len(rows)) for time in times]
-    values = np.reshape(wave, (len(rows), len(times), 16, 16))
-    return xr.DataArray(values, {"row": list(rows), "time": list(times)}, ("row", "time", "y", "x"))
-
-
-def scans(names=("reference", "logspace", "linear"), **variables) -> xr.Dataset:
-    lengths = [2**n for n in range(4, 12)]
-    rates = np.arange(1, len(names) + 1)[:, None] * np.array(lengths)
-    return xr.Dataset(
-        {name: (("backend", "T"), scale * rates) for name, scale in variables.items()},
-        {"backend": list(names), "T": lengths},
-    )
-
-
-def timings(models=(*MODELS, "published", "half")) -> xr.Dataset:
-    lengths = np.array([8, 16, 32, 64, 128, 256])
-    quartiles = np.array([0.9, 1.0, 1.2])
-    rates = np.linspace(2, 0.5, len(models))[:, None, None] * quartiles
-    dims = ("model", "T", "quartile")
-    return xr.Dataset(
-        {
-            "training": (dims, 3e-3 * rates * lengths[:, None]),
-            "training_speedup": (dims, np.broadcast_to(2 / rates, (len(models), 6, 3))),
-            "over_convolutions": (dims, np.broadcast_to(1 + rates, (len(models), 6, 3))),
-            "memory": (("model", "T"), 2e7 * rates[..., 1] * lengths),
-        },
-        {"model": list(models), "T": lengths, "quartile": [0.25, 0.5, 0.75]},
-    )
-
-
-def logs(epochs=20) -> dict[str, list[dict[str, float]]]:
-    return {
-        model: [
-            {"epoch": e, "seed": s, "train_loss": 0.1 / e * (1 + 0.1 * s + n), "validation_loss": 0.2 / e * (1 + n)}
-            for s in (1, 2)
-            for e in range(1, epochs + 1)
-        ]
-        for n, model in enumerate(MODELS)
-    }
-
-
-SCHEMES = {
-    "IFRK4 (ours)": {"step": [0.2, 0.1, 0.05], "error": [1e-3, 6e-5, 4e-6], "seconds": [1e-3, 2e-3, 4e-3], "order": 4},
-    "Crank-Nicolson (published)": {
-        "step": [0.02, 0.01, 0.005],
-        "error": [2e-3, 1e-3, 5e-4],
-        "seconds": [4e-3, 8e-3, 16e-3],
-        "order": 1,
-    },
-}
-
-
-def by_seed(name: str, along: str, places) -> xr.DataArray:
-    values = np.arange(2.0, 14).reshape(2, 6, 1) / np.arange(1, len(places) + 1)
-    coordinates = {"setting": ["recipe with Adam", "recipe"], "seed": range(6), along: list(places)}
-    return xr.DataArray(values, coordinates, ("setting", "seed", along), name)
-
-
-def flow() -> xr.Dataset:
-    values = RNG.uniform(0.5, 1, (2, 5, 12))
-    return xr.Dataset(
-        {"deviation": (("grid", "sample", "time"), values), "correlation": (("grid", "sample", "lag"), values)},
-        {"grid": ["64 × 64", "16 × 16"], "time": range(12), "lag": range(12)},
-    )
-
-
-FIGURES = {
-    "scan_schematic": plots.scan_schematic,
-    "scan_accuracy": lambda: plots.scan_accuracy(scans(output=1e-8, gradient=3e-8)),
-    "scan_speed": lambda: plots.scan_speed(scans(forward=1e-5, training=3e-5)),
-    "frames": lambda: plots.frames_strip(strip(("truth",)).sel(row="truth", drop=True)),
-    "rollouts": lambda: plots.frames_strip(strip(), context=20),
-    "rollout_errors": lambda: plots.frames_strip(strip(), context=20, errors=True),
-    "spectrum": lambda: plots.spectrum(collected(("convlstm",), (1,)).spectrum_truth.sel(time=[1, 10, 50])),
-    "model_spectra": lambda: plots.model_spectra(collected(), 50),
-    "flow_statistics": lambda: plots.flow_statistics(flow()),
-    "solver_convergence": lambda: plots.solver_convergence(SCHEMES),
-    "training_curves": lambda: plots.training_curves(logs()),
-    "error_curves": lambda: plots.error_curves(collected()),
-    "blown_up": lambda: plots.error_curves(collected(blown="minconvgru"), ("rmse",)),
-    "scan_floor": lambda: plots.scan_speed(scans(("logspace", "cpu", "copy"), forward=1e-5, training=3e-5)),
-    "timing": lambda: plots.timing(timings()),
-    "rmse_summary": lambda: plots.rmse_summary(metrics.summary(collected(blown="minconvgru"))),
-    "ablations": lambda: plots.ablations(ablated()),
-    "directions": lambda: plots.directions(
-        by_seed("loss", "epoch", range(1, 21)), by_seed("value", "place", [0, 0.5, 1])
-    ),
-    "reach": lambda: plots.reach(responses(), ablated().assign_coords(reach=("setting", [14, 4, 9]))),
-}
+WEATHER = ("scores", "zonal", "climate", "forecast", "errors", "regional", "fields")
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_figure_is_drawn_and_labelled(name):
-    fig = FIGURES[name]()
-    fig.canvas.draw()
-    assert fig.get_figwidth() in (plots.COLUMN, plots.PAGE)
-    assert plt.get_fignums() == [fig.number]
-    if "strip" in name or name in ("frames", "rollouts", "rollout_errors"):
-        bars = [ax.get_ylabel() for ax in fig.axes if ax.get_label() == "<colorbar>"]
-        assert bars and all("(1 / unit time)" in label for label in bars)
+def test_figure_is_labelled(name):
+    fig = figure(name)
+    assert fig.get_figwidth() in (COLUMN, PAGE) and fig.get_figheight() < 10
+    if name in WEATHER:
+        assert title(fig).replace("\n", " ").endswith(f"2018 ({SOURCE})")
+    if bars(fig):
+        words = ("(1 / unit time)", "(m² s⁻²)")
+        assert all((bar.ax.get_xlabel() or bar.ax.get_ylabel()).endswith(words) for bar in bars(fig))
         return
-    shape = fig.axes[0].get_subplotspec().get_gridspec()
     for ax in fig.axes:
         place = ax.get_subplotspec()
         assert ax.get_xlabel() or not place.is_last_row()
-        assert (
-            ax.get_ylabel()
-            or (ax.get_shared_y_axes().joined(ax, fig.axes[0]) and not place.is_first_col())
-            or (name in ("rmse_summary", "ablations"))
-        )
-    assert shape.nrows * shape.ncols == len(fig.axes)
+        shared = ax.get_shared_y_axes().joined(ax, fig.axes[0]) and not place.is_first_col()
+        assert ax.get_ylabel() or shared or name in ("rmse_summary", "ablations")
 
 
-def labels(fig: Figure) -> list[str]:
-    return [text.get_text() for text in fig.legends[0].get_texts()]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_words_are_on_the_page_and_do_not_overlap(name):
+    fig = figure(name)
+    fig.draw_without_rendering()
+    parts = [*fig.texts, *fig.legends, *(text for ax in fig.axes for text in (ax.title, *ax.texts))]
+    parts += [label for bar in bars(fig) for label in (bar.ax.xaxis.label,)]
+    boxes = [box for part in parts if (box := part.get_window_extent()).width > 1]
+    for number, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.x1 <= fig.bbox.width and box.y0 >= 0 and box.y1 <= fig.bbox.height
+        assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+def test_source_is_named_once():
+    for given in (f"Curves ({SOURCE})", f"{SOURCE}: curves"):
+        assert title(plots.climate(samples.seasons(), title=given)) == given
+    assert title(plots.climate(samples.seasons())) == SOURCE
+    assert title(plots.climate(samples.seasons().drop_attrs(deep=True))) == ""
 
 
 @pytest.mark.parametrize("steps, rounds", [(2, 1), (5, 3), (8, 3), (9, 4)])
@@ -185,16 +58,40 @@ def test_scan_takes_the_logarithm_of_the_steps(steps, rounds):
     assert depth == [steps, rounds]
 
 
+def test_frames_are_fields_and_absolute_errors():
+    fields = strip().values
+    shown = [ax.images[0].get_array() for ax in figure("rollout_errors").axes if ax.images]
+    expected = [*fields[0], *np.abs(fields[1:] - fields[0]).reshape(-1, 16, 16)]
+    np.testing.assert_array_equal(shown, expected)
+    signed, errors = bars(figure("rollout_errors"))
+    assert (signed.vmin, signed.vmax) == (-np.abs(fields[0]).max(), np.abs(fields[0]).max())
+    assert (errors.vmin, errors.vmax) == (0, np.max(expected[4:]))
+
+
 def test_statistics_are_medians_over_the_samples():
-    data = flow()
-    line = plots.flow_statistics(data).axes[1].lines[0]
-    np.testing.assert_allclose(line.get_ydata(), data.correlation.isel(grid=0).median("sample"))
+    shown = figure("flow_statistics").axes[1].lines[0]
+    np.testing.assert_allclose(shown.get_ydata(), samples.flow().correlation.isel(grid=0).median("sample"))
+
+
+def test_spectra_are_those_of_the_data():
+    data = collected().sel(time=50, k=slice(1, None))
+    for ax, over in zip(figure("model_spectra").axes, (1, data.spectrum_truth), strict=True):
+        expected = (data.spectrum / over).sel(model="minconvlstm").mean("seed")
+        np.testing.assert_allclose(line(ax, "MinConvLSTM").get_ydata(), expected)
+    np.testing.assert_array_equal(line(figure("model_spectra").axes[0], "Truth").get_ydata(), data.spectrum_truth)
+    truth = collected().spectrum_truth.sel(time=10, k=slice(1, None))
+    np.testing.assert_array_equal(line(figure("spectrum").axes[0], "t = 10").get_ydata(), truth)
+
+
+def test_training_curves_are_means_over_the_seeds():
+    shown = line(figure("training_curves").axes[0], "ConvLSTM")
+    np.testing.assert_allclose(shown.get_ydata(), 0.1 / np.arange(1, 21) * 2.15)
 
 
 def test_every_model_is_in_the_legend():
     expected = ["Persistence", "ConvGRU", "ConvLSTM", "MinConvGRU", "MinConvLSTM", "MinConvExpLSTM"]
-    assert labels(FIGURES["error_curves"]()) == expected
-    assert labels(FIGURES["timing"]()) == [*expected[1:], "MinConvLSTM, log domain", "MinConvLSTM, bf16-mixed"]
+    assert legend(figure("error_curves")) == expected
+    assert legend(figure("timing")) == [*expected[1:], "MinConvLSTM, log domain", "MinConvLSTM, bf16-mixed"]
 
 
 def test_models_differ_without_colour():
@@ -204,27 +101,22 @@ def test_models_differ_without_colour():
 
 
 def test_curves_show_mean_and_deviation_of_the_seeds():
-    data = collected()
-    ax = plots.error_curves(data, ("rmse",)).axes[0]
-    line = next(line for line in ax.lines if line.get_label() == "MinConvLSTM")
+    data, ax = collected(), figure("error_curves").axes[0]
     values = data.rmse.sel(model="minconvlstm").values
-    np.testing.assert_allclose(line.get_ydata(), values.mean(0))
-    band = [patch for patch in ax.collections if isinstance(patch, FillBetweenPolyCollection)][
-        data.model.values.tolist().index("minconvlstm")
-    ]
-    corners = band.get_paths()[0].vertices
-    assert corners[:, 1].max() == pytest.approx((values.mean(0) + values.std(0, ddof=1)).max())
+    np.testing.assert_allclose(line(ax, "MinConvLSTM").get_ydata(), values.mean(0))
+    number = data.model.values.tolist().index("minconvlstm")
+    assert band(ax, number)[1] == pytest.approx((values.mean(0) + values.std(0, ddof=1)).max())
 
 
 def test_a_blown_up_rollout_is_marked():
-    crosses = [line for line in FIGURES["blown_up"]().axes[0].lines if line.get_marker() == "x"]
+    crosses = [line for line in figure("blown_up").axes[0].lines if line.get_marker() == "x"]
     assert [line.get_xdata().tolist() for line in crosses] == [[39]]
-    texts = [text.get_text() for ax in FIGURES["rmse_summary"]().axes for text in ax.texts]
+    texts = [text.get_text() for ax in figure("rmse_summary").axes for text in ax.texts]
     assert texts == ["not finite: 3 of 3"]
 
 
 def test_ablations_show_every_seed_and_the_mean_in_the_row_of_their_setting():
-    ax = FIGURES["ablations"]().axes[0]
+    ax = figure("ablations").axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["all", "less", "more"]
     for row, setting in enumerate(ablated()):
         drawn = [line for line in ax.lines if len(line.get_ydata()) and np.allclose(line.get_ydata(), row, atol=0.3)]
@@ -235,125 +127,135 @@ def test_ablations_show_every_seed_and_the_mean_in_the_row_of_their_setting():
 
 
 def test_errors_by_reach_are_in_its_order():
-    left, right = FIGURES["reach"]().axes
-    line = next(line for line in right.lines if line.get_label() == "ConvLSTM")
-    np.testing.assert_allclose(line.get_xdata(), [4, 9, 14])
-    np.testing.assert_allclose(line.get_ydata(), ablated().sel(model="convlstm").mean("seed")[[1, 2, 0]])
+    left, right = figure("reach").axes
+    np.testing.assert_allclose(line(right, "ConvLSTM").get_xdata(), [4, 9, 14])
+    expected = ablated().sel(model="convlstm").mean("seed")[[1, 2, 0]]
+    np.testing.assert_allclose(line(right, "ConvLSTM").get_ydata(), expected)
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["Truth", "published", "recipe"]
 
 
 def test_directions_are_means_between_the_lowest_and_the_highest_seed():
-    for ax, name in zip(FIGURES["directions"]().axes, ("loss", "value"), strict=True):
+    for ax, name in zip(figure("directions").axes, ("loss", "value"), strict=True):
         assert ax.get_ylabel() == name and ax.get_yscale() == "log"
-        recipe = next(line for line in ax.lines if line.get_label() == "recipe")
-        assert recipe.get_ydata()[0] == pytest.approx(10.5)
-        corners = ax.collections[1].get_paths()[0].vertices[:, 1]
-        assert corners.max() == pytest.approx(13)
+        assert line(ax, "recipe").get_ydata()[0] == pytest.approx(10.5)
+        assert band(ax, 1)[1] == pytest.approx(13)
 
 
 def test_quartiles_are_drawn_as_they_are():
-    data = timings()
-    axes = {ax.get_ylabel(): ax for ax in plots.timing(data).axes}
+    data, axes = samples.timings(), {ax.get_ylabel(): ax for ax in figure("timing").axes}
     assert [*axes][1:3] == ["speed-up over ConvLSTM", "training step / its convolutions"]
+    number = data.model.values.tolist().index("minconvlstm")
     for label, values in (
         ("training step (ms)", 1e3 * data.training),
         ("speed-up over ConvLSTM", data.training_speedup),
         ("training step / its convolutions", data.over_convolutions),
     ):
-        line = next(line for line in axes[label].lines if line.get_label() == "MinConvLSTM")
         found = values.sel(model="minconvlstm")
-        np.testing.assert_allclose(line.get_ydata(), found.sel(quartile=0.5))
-        bands = [patch for patch in axes[label].collections if isinstance(patch, FillBetweenPolyCollection)]
-        corners = bands[data.model.values.tolist().index("minconvlstm")].get_paths()[0].vertices[:, 1]
-        assert [corners.min(), corners.max()] == pytest.approx([found.min().item(), found.max().item()])
+        np.testing.assert_allclose(line(axes[label], "MinConvLSTM").get_ydata(), found.sel(quartile=0.5))
+        assert band(axes[label], number) == pytest.approx([found.min().item(), found.max().item()])
 
 
-@pytest.mark.parametrize("name", ["timing", "error_curves", "scan_floor"])
-def test_legend_fits_the_page(name):
-    fig = FIGURES[name]()
-    fig.canvas.draw()
-    box = fig.legends[0].get_window_extent()
-    assert box.x0 >= 0 and box.x1 <= fig.bbox.width
+def test_scores_are_means_with_bands_over_days():
+    data, fig = scores(), figure("scores")
+    for ax, name in zip(fig.axes, ("rmse", "acc"), strict=True):
+        values, curve = data[name].sel(model="minconvlstm").values, line(ax, "MinConvLSTM")
+        np.testing.assert_allclose(curve.get_xdata(), np.arange(1, 29) / 4)
+        np.testing.assert_allclose(curve.get_ydata(), values.mean(0))
+        assert band(ax, 1)[1] == pytest.approx((values.mean(0) + values.std(0, ddof=1)).max())
+    error, correlation = fig.axes
+    assert error.get_ylim()[0] == 0 and error.get_ylabel() == "RMSE (m² s⁻²)"
+    assert correlation.get_ylim()[1] >= 1 and correlation.get_ylabel() == "anomaly correlation"
+    assert {ax.get_xlabel() for ax in fig.axes} == {"lead time (days)"}
+    assert [0.6, 0.6] in [list(found.get_ydata()) for found in correlation.lines]
+    expected = ["ConvLSTM", "MinConvLSTM", "Persistence", "Damped persistence", "Climatology"]
+    assert legend(fig) == [*expected, "useful above 0.6"]
+    assert legend(plots.score_curves(data, ("rmse",))) == expected
 
 
-def test_save_writes_everything_and_the_same_again(tmp_path):
-    data = collected()
-    first = plots.save(plots.error_curves(data), "error_curves", data, tmp_path, caption="Errors.")
-    assert [path.name for path in first] == ["error_curves.pdf", "error_curves.png", "error_curves.json"]
-    before = [path.read_bytes() for path in first]
-    again = plots.save(plots.error_curves(data), "error_curves", data, tmp_path, caption="Errors.")
-    assert [path.read_bytes() for path in again] == before
-    assert sorted(tmp_path.iterdir()) == sorted(first)
-    assert before[0].startswith(b"%PDF") and before[0].rstrip().endswith(b"%%EOF")
-    assert b"/FontType 42" in before[0] or b"/CIDFontType2" in before[0]
-    with Image.open(first[1]) as image:
-        assert image.width == pytest.approx(plots.PAGE * 200, abs=1)
-    content = json.loads(before[2])
-    assert content["caption"] == "Errors." and content["provenance"]["torch"] == torch.__version__
-    xr.testing.assert_allclose(xr.Dataset.from_dict(content), data)
+def test_zonal_error_has_a_panel_for_each_lead():
+    data, axes = samples.paddings(), figure("zonal").axes
+    assert [ax.get_title() for ax in axes] == ["1 day", "3 days", "5 days"]
+    for number, ax in enumerate(axes):
+        curve = line(ax, "MinConvLSTM, sphere padding")
+        np.testing.assert_array_equal(curve.get_xdata(), data.lat)
+        expected = data.zonal_rmse.sel(model="sphere").isel(lead_time=number).mean("seed")
+        np.testing.assert_allclose(curve.get_ydata(), expected)
+        assert ax.get_xlim() == (-90, 90)
+    ticks = axes[0].xaxis.get_major_formatter().format_ticks([-90, -60, 0, 60])
+    assert ticks == ["90°S", "60°S", "0°", "60°N"]
 
 
-def test_save_of_large_data_is_netcdf(tmp_path):
-    data = strip(times=tuple(range(30))).astype("float32")
-    fig = plots.frames_strip(strip())
-    (tmp_path / "rollouts.json").write_text("{}")
-    paths = plots.save(fig, "rollouts", data, tmp_path, caption="Rollouts.")
-    assert paths[2].name == "rollouts.nc" and not (tmp_path / "rollouts.json").exists()
-    with xr.open_dataset(paths[2], engine="h5netcdf") as read:
-        np.testing.assert_array_equal(read.rollouts, data)
-        assert read.attrs["caption"] == "Rollouts." and read.attrs["provenance_torch"] == torch.__version__
-    plots.save(fig, "rollouts", {"small": 1}, tmp_path)
-    assert not paths[2].exists()
-
-
-def test_save_of_a_dictionary(tmp_path):
-    data = {"a": np.float32(0.1), "b": [np.nan, np.inf, 1], "c": {1: np.arange(2)}, "d": None, "e": xr.DataArray([2.0])}
-    path = plots.save(plots.solver_convergence(SCHEMES), "solver", data, tmp_path)[2]
-    content = json.loads(path.read_text())
-    assert (content["a"], content["b"], content["c"], content["d"]) == (0.1, ["nan", "inf", 1], {"1": [0, 1]}, None)
-    assert content["e"]["data"] == [2.0]
-
-
-@pytest.mark.parametrize("name, data, error", [("a/b", {}, ValueError), ("", {}, ValueError), ("a", 3, TypeError)])
-def test_save_rejects(tmp_path, name, data, error):
-    with pytest.raises(error, match=r"name must|data must"):
-        plots.save(plots.solver_convergence(SCHEMES), name, data, tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_climate_has_lines_for_the_data_and_markers_for_the_model():
+    data, fig = samples.seasons(), figure("climate")
+    for ax, name in zip(fig.axes, ("mean", "deviation"), strict=True):
+        np.testing.assert_array_equal(line(ax, "JJA").get_ydata(), data[name].sel(row="data", season="JJA"))
+        points = [found for found in ax.lines if found.get_linestyle() == "None" and len(found.get_xdata())]
+        np.testing.assert_array_equal(points[2].get_ydata(), data[name].sel(row="minconvlstm", season="JJA"))
+    assert legend(fig) == ["DJF", "MAM", "JJA", "SON", "data", "MinConvLSTM"]
+    alone = plots.climate(data.sel(row="data", drop=True))
+    assert len(alone.axes[0].lines) == 4 and len(legend(alone)) == 4
 
 
 def test_animation():
     with Image.open(io.BytesIO(plots.animation(strip(("truth", "convlstm"), tuple(range(50)))))) as gif:
         assert gif.n_frames == 50 and gif.size == (16 * 4 * 2 + 4, 16 * 4)
-    noise = strip(("truth", *MODELS[:3]), tuple(range(50)))
-    assert len(plots.animation(noise.copy(data=RNG.normal(size=noise.shape)))) < 400_000
+    noise = strip(("truth", *samples.MODELS[:3]), tuple(range(50)))
+    noise = noise.copy(data=np.random.default_rng(0).normal(size=noise.shape))
+    assert len(plots.animation(noise)) < 400_000
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda: plots.scan_accuracy(scans(output=1)),
-        lambda: plots.scan_accuracy(scans(("unheard",), output=1, gradient=1)),
-        lambda: plots.scan_speed(timings()),
-        lambda: plots.scan_speed(scans(forward=1)),
-        lambda: plots.frames_strip(strip().isel(y=0)),
-        lambda: plots.frames_strip(strip().values),
-        lambda: plots.frames_strip(strip(("truth",)), errors=True),
-        lambda: plots.frames_strip(strip(), context=0),
-        lambda: plots.spectrum(strip()),
-        lambda: plots.model_spectra(collected(), 51),
-        lambda: plots.solver_convergence({}),
-        lambda: plots.solver_convergence({"a": {"step": [1, 2], "error": [1], "seconds": [1, 2], "order": 1}}),
-        lambda: plots.training_curves({}),
-        lambda: plots.training_curves({"unheard": logs()["convgru"]}),
-        lambda: plots.error_curves(collected(), ("unheard",)),
-        lambda: plots.error_curves(collected(), ()),
-        lambda: plots.timing(timings().drop_vars("training")),
-        lambda: plots.timing(timings().drop_vars("memory")),
-        lambda: plots.timing(timings(("unheard",))),
-        lambda: plots.rmse_summary(collected()),
-        lambda: plots.animation(strip(), scale=0),
+REFUSED = {
+    "data must hold output, gradient": [lambda: plots.scan_accuracy(samples.scans(output=1))],
+    "backend must be one of": [lambda: plots.scan_accuracy(samples.scans(("unheard",), output=1, gradient=1))],
+    "data must hold forward, training": [
+        lambda: plots.scan_speed(samples.timings()),
+        lambda: plots.scan_speed(samples.scans(forward=1)),
     ],
-)
-def test_other_data_is_rejected(draw):
-    with pytest.raises(ValueError):
-        draw()
+    r"fields must be over \(row, time, y, x\)": [lambda: plots.frames_strip(strip().isel(y=0))],
+    "fields must be an xarray.DataArray": [lambda: plots.frames_strip(strip().values)],
+    "at least 2 rows": [lambda: plots.frames_strip(strip(("truth",)), errors=True)],
+    "context must be": [lambda: plots.frames_strip(strip(), context=0)],
+    r"spectra must be over \(time, k\)": [lambda: plots.spectrum(strip())],
+    "time must be one of": [lambda: plots.model_spectra(collected(), 51)],
+    "schemes must hold 1 to 3": [lambda: plots.solver_convergence({})],
+    "of one length": [
+        lambda: plots.solver_convergence({"a": {"step": [1, 2], "error": [1], "seconds": [1, 2], "order": 1}})
+    ],
+    "at least one row for every model": [lambda: plots.training_curves({})],
+    "model must be one of": [
+        lambda: plots.training_curves({"unheard": samples.logs()["convgru"]}),
+        lambda: plots.timing(samples.timings(("unheard",))),
+        lambda: plots.score_curves(scores(("unheard",))),
+    ],
+    "dataset must hold unheard": [lambda: plots.error_curves(collected(), ("unheard",))],
+    "variables must name": [
+        lambda: plots.error_curves(collected(), ()),
+        lambda: plots.score_curves(scores(), ()),
+    ],
+    "data must hold training, ": [
+        lambda: plots.timing(samples.timings().drop_vars("training")),
+        lambda: plots.timing(samples.timings().drop_vars("memory")),
+    ],
+    "parts must hold teacher_forced": [lambda: plots.rmse_summary(collected())],
+    "errors must be over": [lambda: plots.ablations(ablated()[0])],
+    "scale must be": [lambda: plots.animation(strip(), scale=0)],
+    "scores must hold": [
+        lambda: plots.score_curves(scores(), ("rmse", "unheard")),
+        lambda: plots.score_curves(scores().isel(seed=0)),
+        lambda: plots.zonal_error(scores()[["rmse"]]),
+    ],
+    "lead_time must be timedelta64": [
+        lambda: plots.score_curves(scores().assign_coords(lead_time=np.arange(28))),
+        lambda: plots.zonal_error(samples.paddings().assign_coords(lead_time=np.arange(3))),
+    ],
+    "data must hold mean, deviation": [lambda: plots.climate(samples.seasons().drop_vars("deviation"))],
+    "season must be one of": [lambda: plots.climate(samples.seasons().assign_coords(season=list("abcd")))],
+    "at most two rows": [lambda: plots.climate(samples.seasons(("a", "b", "c")))],
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_other_data_are_refused(message):
+    for draw in REFUSED[message]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            draw()
