@@ -1,4 +1,4 @@
-"""Settings of a process, each in a process of its own; and compiled code that the next process finds."""
+"""Memory that the process keeps; and compiled code that the next process finds."""
 
 import os
 import subprocess
@@ -6,48 +6,55 @@ import sys
 from platform import libc_ver
 
 import pytest
+from helpers import ROOT
 
 from minconv.core.scan import usable
-
-glibc = pytest.mark.skipif(libc_ver()[0] != "glibc", reason="needs glibc")
+from minconv.runtime import memory
 
 FAULTS = """
-import resource, sys, torch
+import resource, torch
 from minconv.runtime.memory import keep_memory
 
-print(keep_memory() if sys.argv[1] == "keep" else None)
-for _ in range(2):  # the heap has found its size after the first
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.ones(16 << 20)  # 64 MB, freed at once: 16384 pages
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def faults():
+    for _ in range(2):  # the heap has found its size after the first
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(16 << 20)  # 64 MB, freed at once: 16384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults(), keep_memory(), faults())
 """
 
 
-def run(code: str, *arguments: str, **variables: str) -> tuple[list[str], str]:
-    """Lines of standard output, and standard error, of Python code in a process without settings of malloc."""
+def run(code: str, **variables: str) -> str:
+    """What Python code prints in a process without settings of malloc."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | variables
-    command = [sys.executable, "-W", "error", "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines(), done.stderr
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True).stdout
 
 
-@glibc
+@pytest.mark.slow
+@pytest.mark.skipif(libc_ver()[0] != "glibc", reason="needs glibc")
 def test_memory_kept_is_not_faulted_in_again():
-    (_, before), (took, after) = (run(FAULTS, how)[0] for how in ("leave", "keep"))
-    assert took == "True"
-    assert int(after) < 0.2 * int(before)
+    before, took, after = run(FAULTS).split()
+    assert took == "True" and int(after) < 0.2 * int(before)
 
 
-@glibc
-def test_what_the_user_set_is_left():
-    assert run(FAULTS, "keep", MALLOC_TRIM_THRESHOLD_="131072")[0][0] == "False"
+@pytest.mark.parametrize(
+    "variables", [{"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.top_pad=1"}]
+)
+def test_what_the_user_set_is_left(monkeypatch, variables):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("asked for mallopt"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert memory.keep_memory.__wrapped__() is False
 
 
-def test_where_malloc_is_another():
-    code = "import ctypes, minconv.runtime.memory as s; ctypes.CDLL = lambda name: object(); print(s.keep_memory())"
-    assert run(code)[0] == ["False"]
+def test_where_malloc_is_another(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    for name in memory.SAID:
+        monkeypatch.delenv(name, raising=False)
+    assert memory.keep_memory.__wrapped__() is False
 
 
 FIRST_CALL = """
@@ -62,6 +69,6 @@ assert h.flatten().tolist() == [0.75] * 16 + [0.625] * 16
 @pytest.mark.skipif("cpu" not in usable("cpu"), reason="needs numba")
 def test_the_second_process_finds_the_code_compiled(tmp_path):
     variables = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_DEBUG_CACHE": "1"}
-    first, second = ("\n".join(run(FIRST_CALL, **variables)[0]) for _ in range(2))
+    first, second = (run(FIRST_CALL, **variables) for _ in range(2))
     assert "data saved" in first and "data loaded" not in first
     assert "data loaded" in second and "data saved" not in second
