@@ -198,7 +198,7 @@ FIGURES = {
     "scores": lambda: plots.score_curves(scores(), title=TITLE),
     "zonal": lambda: plots.zonal_error(paddings(), title=TITLE),
     "climate": lambda: plots.climate(seasons(), title=TITLE),
-    "forecast": lambda: maps.forecast_maps(globe(), title=TITLE),
+    "forecast": lambda: maps.forecast_maps(globe(ROWS[:2]), title=TITLE),
     "errors": lambda: maps.forecast_maps(globe(ROWS[:2]), errors=True, projection="robinson", title=TITLE),
     "regional": lambda: maps.forecast_maps(region(), errors=True, projection="regional", title=TITLE),
     "fields": lambda: maps.field_maps(climates(), title=TITLE),
