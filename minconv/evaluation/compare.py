@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import xarray as xr
 
-from minconv.evaluation.errors import PARTS, fraction, needs
-from minconv.runtime.checks import choice, whole
+from minconv.evaluation.errors import PARTS
+from minconv.runtime.checks import choice, fraction, needs, whole
 
 ModelSeed = tuple[str, int | None]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minconv.data.windows import check_trajectories
 from minconv.evaluation.forecast import checked_context
-from minconv.runtime.checks import positive
+from minconv.runtime.checks import fraction, needs
 
 TEACHER_FORCING, CLOSED_LOOP = PHASES = ("teacher forcing", "closed loop")
 PARTS = ("teacher_forced", "closed_loop")  # their names as variables
@@ -247,21 +247,6 @@ def _closed_loop(dataset: xr.Dataset, *variables: str) -> np.ndarray:
     if not len(found):
         raise ValueError(f"dataset must hold closed-loop frames; got times {dataset.time.values.tolist()}")
     return found
-
-
-def needs(name: str, dataset: xr.Dataset, variables: tuple[str, ...], dims: tuple[str, ...]) -> None:
-    """Raises TypeError or ValueError unless the argument ``name`` is a dataset of these variables over ``dims``."""
-    if not isinstance(dataset, xr.Dataset):
-        raise TypeError(f"{name} must be an xarray.Dataset; got {type(dataset).__name__}")
-    if not all(variable in dataset and {*dims} <= {*dataset[variable].dims} for variable in variables):
-        found = ", ".join(f"{key} {values.dims}" for key, values in dataset.variables.items())
-        raise ValueError(f"{name} must hold {', '.join(variables)} over ({', '.join(dims)}); got {found or 'nothing'}")
-
-
-def fraction(name: str, value: float) -> float:
-    if positive(name, value) >= 1:
-        raise ValueError(f"{name} must be below 1; got {value}")
-    return float(value)
 
 
 def _flat_pair(prediction: Tensor, truth: Tensor, context: int) -> tuple[int, Tensor, Tensor]:

@@ -32,6 +32,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from minconv.data.grid import cell_edges
 from minconv.plots.axes import axis_label, clipped, largest, lead_words, titled, words
 from minconv.plots.style import PAGE
 from minconv.runtime.checks import choice, needs, positive, whole
@@ -52,29 +53,6 @@ PREVIEW = 85  # of maps in a notebook, which with a page of them would weigh hal
 _coast = NEShpDownloader.default_downloader()
 _coast.pre_downloaded_path_template = str(COASTLINES).replace("{", "{{").replace("}", "}}")
 cartopy.config["downloaders"]["shapefiles", "natural_earth", "110m", "physical", "coastline"] = _coast
-
-
-def cell_edges(fields: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of the grid's cells, lat [H + 1] and lon [W + 1] in degrees: half-way between the centres.
-
-    Longitudes that go all round end where they began, 360 degrees later; such a grid's latitudes end at a pole where
-    no other row would fit between.
-    """
-    lat, lon = (fields[name].values.astype(float) for name in ("lat", "lon"))
-    lat_edges, lon_edges = (_midpoints(centres) for centres in (lat, lon))
-    if np.isclose(lon[0] + 360 - lon[-1], lon[-1] - lon[-2], rtol=1e-3):  # they go all round
-        first = (lon[0] + lon[-1] - 360) / 2
-        lon_edges[[0, -1]] = first, first + 360
-        if 90 + lat[0] < lat[1] - lat[0]:
-            lat_edges[0] = -90
-        if 90 - lat[-1] < lat[-1] - lat[-2]:
-            lat_edges[-1] = 90
-    return lat_edges.clip(-90, 90), lon_edges
-
-
-def _midpoints(centres: np.ndarray) -> np.ndarray:
-    middle = (centres[1:] + centres[:-1]) / 2
-    return np.array([2 * centres[0] - middle[0], *middle, 2 * centres[-1] - middle[-1]])
 
 
 def forecast_maps(fields: xr.DataArray, **options: Any) -> Figure:

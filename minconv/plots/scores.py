@@ -125,7 +125,7 @@ def directions(losses: xr.DataArray, changes: xr.DataArray) -> Figure:
 
     Args:
         losses: over (setting, seed, epoch); settings of :data:`SETTINGS`.
-        changes: over (setting, seed, place), from ``presets.kernel_changes``.
+        changes: over (setting, seed, place), from ``probes.kernel_changes``.
     """
     needs("losses", losses, (), ("setting", "seed", "epoch"))
     needs("changes", changes, (), ("setting", "seed", "place"))

@@ -34,6 +34,13 @@ def positive(name: str, value: Any, zero: bool = False) -> float:
     return float(value)
 
 
+def fraction(name: str, value: Any) -> float:
+    """Returns ``value`` as float if it is above 0 and below 1; raises TypeError or ValueError."""
+    if positive(name, value) >= 1:
+        raise ValueError(f"{name} must be below 1; got {value}")
+    return float(value)
+
+
 def needs(name: str, data: Any, variables: Sequence[str], dims: Sequence[str]) -> None:
     """Raises unless ``data`` is a Dataset that holds ``variables``, each over ``dims`` and whatever else; where no
     variables are named, unless it is a DataArray over ``dims`` and no others, not empty.

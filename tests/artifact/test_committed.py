@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minconv.artifact.notebooks import NOTEBOOKS, numbered
+from minconv.artifact.times import NOTEBOOKS, numbered
 
 ABSOLUTE = re.compile(r"(?<![\w.])/(home|root|tmp|work|Users|usr|opt|var|mnt|private)/\w")
 

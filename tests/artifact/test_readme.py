@@ -1,18 +1,15 @@
 """What the README says is so: its example runs, its table is made from the numbers, its links lead somewhere."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
+from helpers import ROOT
 
-from minconv.artifact import readme as report
+from minconv.artifact import readme
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 FORECAST, CELL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -50,7 +47,7 @@ def test_a_file_of_your_own(tmp_path, monkeypatch):
 
 
 def test_table_is_of_the_committed_numbers():
-    assert report.main(["--check"]) == 0
+    assert readme.main(["--check"]) == 0
 
 
 def test_links_lead_to_files():

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +11,15 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import ROOT
 
-from minconv.artifact import notebooks
-from minconv.artifact.notebooks import NotebookError, publish, run
-from minconv.experiments import presets
+from minconv.artifact import run as runner
+from minconv.artifact.fingerprint import fingerprint, modules
+from minconv.artifact.publish import NotebookError, code_cells, publish, tidy
+from minconv.artifact.run import run
+from minconv.artifact.times import how_long
 from minconv.runtime import files
 
-ROOT = Path(__file__).resolve().parents[2]
 FIGURE = """\
 from pathlib import Path
 folder = Path("../results/smoke/figures"); folder.mkdir(parents=True, exist_ok=True)
@@ -95,13 +96,17 @@ def test_force_runs_again(project):
 def test_from_and_only(project):
     assert project.run(only="02") == ["02_second"]
     assert project.run(first="02") == ["10_last"]
-    assert project.run() == ["01_first", "02_second", "10_last"]  # 02 had run before 01 had
+    assert project.run() == ["01_first"]
 
 
-def test_changed_code_runs_again_with_what_follows(project):
-    project.run()
-    write(project.folder / "02_second.ipynb", "2 + 2", FIGURE.format("second"))
-    assert project.run() == ALL[1:]
+def test_changed_code_runs_again_with_what_reads_its_files(project):
+    write(project.folder / "10_last.ipynb", FIGURE.format("last"), "print((folder / 'first.png').read_text())")
+    assert project.run() == ALL
+    write(project.folder / "01_first.ipynb", "print(2)", FIGURE.format("first"))
+    assert project.run() == ["01_first"]  # the file is the same
+    write(project.folder / "01_first.ipynb", FIGURE.format("first"), "(folder / 'first.png').write_text('other')")
+    assert project.run() == ["01_first", "10_last"]
+    assert project.run() == []
 
 
 def test_changed_words_do_not_run_again(project):
@@ -113,21 +118,48 @@ def test_changed_words_do_not_run_again(project):
     assert project.run() == []
 
 
-def test_changed_package_runs_again(project, monkeypatch):
-    project.run()
-    monkeypatch.setattr(notebooks, "package_digest", lambda: "another")
-    assert project.run() == ALL
+@pytest.fixture
+def package(tmp_path) -> Path:
+    """A small package, of which ``from tiny.a import f`` needs all but ``unused``."""
+    sources = {
+        "__init__": "",
+        "a": '"""Words."""\nfrom tiny import b\ndef f(name):\n    from . import c\n    load(f"tiny.fast.{name}")',
+        "b": "import tiny.sub.d",
+        "c": "x = 1",
+        "unused": "x = 1",
+        "sub/__init__": "",
+        "sub/d": "from ..e import x",
+        "e": "x = 1",
+        "fast/__init__": "",
+        "fast/one": "x = 1",
+    }
+    for name, source in sources.items():
+        path = tmp_path / "tiny" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    return tmp_path / "tiny"
 
 
-def test_package_digest_sees_code_but_not_the_runner(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "minconv", tmp_path / "minconv")
-    package = tmp_path / "minconv"
-    monkeypatch.setattr(notebooks, "__file__", str(package / "notebooks.py"))
-    before = notebooks.package_digest(package)
-    (package / "notebooks.py").write_text("pass")
-    assert notebooks.package_digest(package) == before
-    (package / "cells.py").write_text("pass")
-    assert notebooks.package_digest(package) != before
+def test_a_notebook_depends_on_what_it_imports(package):
+    cells = {"magic": "%matplotlib inline", "broken": "1 +", "imports": "from tiny.a import f"}
+    needed = {"", ".a", ".b", ".c", ".sub", ".sub.d", ".e", ".fast", ".fast.one"}
+    assert modules(cells.values(), package).keys() == {f"tiny{name}" for name in needed}
+    before = fingerprint(cells, "smoke", {}, package)
+    (package / "unused.py").write_text("x = 2")
+    (package / "a.py").write_text((package / "a.py").read_text().replace("Words", "Other words") + "  # and more")
+    assert fingerprint(cells, "smoke", {}, package) == before
+    seen = {before, fingerprint(cells, "laptop", {}, package), fingerprint(cells | {"more": "1"}, "smoke", {}, package)}
+    for path in sorted(package.rglob("*.py")):
+        if path.stem != "unused":
+            path.write_text(path.read_text() + "\ny = 2")
+            seen.add(fingerprint(cells, "smoke", {}, package))
+    assert len(seen) == 3 + len(needed)
+
+
+def test_kernels_count_though_they_are_loaded_by_name():
+    found = modules(["from minconv import MinConvGRU"])
+    assert {f"minconv.kernels.{path.stem}" for path in (ROOT / "minconv" / "kernels").glob("[!_]*.py")} <= found.keys()
+    assert not [name for name in found if name.startswith("minconv.artifact")]
 
 
 def test_missing_figure_or_output_runs_again(project):
@@ -220,81 +252,88 @@ def test_tidy_outputs(tmp_path):
         new("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}),
         new("display_data", {"image/png": str(tmp_path), "text/plain": f"<{tmp_path}>"}),
     ]
-    text, figure = notebooks.tidy(outputs, [str(tmp_path)])
+    text, figure = tidy(outputs, [str(tmp_path)])
     assert text.text == "in ./data\n2 of 2\nend\r\n"
     assert figure.data == {"image/png": str(tmp_path), "text/plain": "<.>"}
 
 
 # --- with real kernels and the real command -------------------------------------------------------
 
-DRIVER = (
-    "import sys, pathlib; from minconv.artifact import notebooks; notebooks.NOTEBOOKS = pathlib.Path(sys.argv[1]); \
-sys.exit(notebooks.main(sys.argv[2:]))"
-)
+DRIVER = """
+import pathlib, signal, sys
+from minconv.artifact import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where tests run in the background
+run.NOTEBOOKS = pathlib.Path(sys.argv[1])
+sys.exit(run.main(sys.argv[2:]))
+"""
 
 
-def command(folder: Path, *options: str, **how) -> subprocess.Popen:
+def command(folder: Path, *options: str) -> subprocess.Popen:
     """The runner as a process of its own on the notebooks in ``folder``/notebooks."""
     arguments = [sys.executable, "-c", DRIVER, folder / "notebooks", "--profile", "smoke", "--home", folder, *options]
     return subprocess.Popen(
-        arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **how
+        arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
 
 
+def ended(process: subprocess.Popen) -> int:
+    process.communicate(timeout=120)
+    return process.returncode
+
+
 @pytest.mark.slow
-def test_papermill_runs_and_what_it_wrote_is_published(tmp_path):
+def test_papermill_runs_fails_and_what_it_wrote_is_published(tmp_path):
     body = "import os\nassert os.environ['MINCONV_HOME'] and os.getcwd()[-9:] == 'notebooks'\nprint(profile, 'here')"
-    write(tmp_path / "notebooks" / "01_only.ipynb", body, "6 * 7", FIGURE.format("drawn"))
-    process = command(tmp_path)
-    shown, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, shown
-    for part in ("Profile smoke (as asked)", "01_only: done in", "smoke here", "drawn.pdf", "drawn.png"):
-        assert part in shown
-    publish(tmp_path / "notebooks", tmp_path / "results" / "smoke", tmp_path / "figures", hidden=[tmp_path])
-    cells = json.loads((tmp_path / "notebooks" / "01_only.ipynb").read_text())["cells"]
-    assert [cell["execution_count"] for cell in cells] == [1, 2, 3, 4]  # papermill's own cell is not there
-    assert cells[2]["outputs"][0]["data"]["text/plain"] == ["42"] and cells[2]["outputs"][0]["execution_count"] == 3
-
-
-@pytest.mark.slow
-def test_papermill_failure_exits_1(tmp_path):
-    write(tmp_path / "notebooks" / "01_only.ipynb", "raise RuntimeError('no luck')")
+    write(tmp_path / "notebooks" / "01_first.ipynb", body, "6 * 7", FIGURE.format("drawn"))
+    write(tmp_path / "notebooks" / "02_bad.ipynb", "raise RuntimeError('no luck')")
     process = command(tmp_path)
     shown, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    for part in ("no luck", "01_only failed", f"./run_all.sh --profile smoke --home {tmp_path} --from 01"):
+    for part in (
+        "Profile smoke (as asked)", "01_first: done in", "smoke here",
+        "no luck", "02_bad failed", f"./run_all.sh --profile smoke --home {tmp_path} --from 02",
+    ):  # fmt: skip
         assert part in shown
+    (tmp_path / "notebooks" / "02_bad.ipynb").unlink()
+    publish(tmp_path / "notebooks", tmp_path / "results" / "smoke", tmp_path / "figures", hidden=[tmp_path])
+    cells = json.loads((tmp_path / "notebooks" / "01_first.ipynb").read_text())["cells"]
+    assert [cell["execution_count"] for cell in cells] == [1, 2, 3, 4]  # papermill's own cell is not there
+    assert cells[2]["outputs"][0]["data"]["text/plain"] == ["42"] and cells[2]["outputs"][0]["execution_count"] == 3
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"drawn.pdf", "drawn.png"}
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{process}/stat").read_text().split()[2] == "Z"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_no_kernel_is_left_behind(tmp_path, name):
+def test_no_kernel_is_left_behind(tmp_path):
+    """After SIGINT, SIGTERM and SIGKILL, each to a runner of its own."""
     waiting = "import os, pathlib, time\npathlib.Path('../pid').write_text(str(os.getpid()))\ntime.sleep(300)"
-    write(tmp_path / "notebooks" / "01_only.ipynb", waiting)
-    process = command(tmp_path)
-
-    def wait_for(condition, seconds):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"not within {seconds} s"
-            time.sleep(0.1)
-
-    pid = tmp_path / "pid"
-    wait_for(lambda: pid.exists() and pid.read_text(), 60)
-    os.kill(process.pid, getattr(signal, name))
-    shown, _ = process.communicate(timeout=30)
-    assert process.returncode == (-signal.SIGKILL if name == "SIGKILL" else 130)
-    assert name == "SIGKILL" or "To go on: ./run_all.sh" in shown
-
-    def gone():
-        try:
-            os.kill(int(pid.read_text()), 0)
-        except ProcessLookupError:
-            return True
-        return Path(f"/proc/{pid.read_text()}/stat").read_text().split()[2] == "Z"
-
-    wait_for(gone, 10)
-    assert not (tmp_path / "results" / "smoke" / "notebooks" / "01_only.json").exists()
+    runs = {}
+    for name in ("SIGINT", "SIGTERM", "SIGKILL"):
+        write(tmp_path / name / "notebooks" / "01_only.ipynb", waiting)
+        runs[name] = command(tmp_path / name)
+    for name, process in runs.items():
+        pid = tmp_path / name / "pid"
+        wait_for(lambda pid=pid: pid.exists() and pid.read_text(), 90)
+        process.send_signal(getattr(signal, name))
+        shown, _ = process.communicate(timeout=30)
+        assert process.returncode == (-signal.SIGKILL if name == "SIGKILL" else 130)
+        assert name == "SIGKILL" or "To go on: ./run_all.sh" in shown
+        wait_for(lambda pid=pid: gone(int(pid.read_text())), 10)
+        assert not (tmp_path / name / "results" / "smoke" / "notebooks" / "01_only.json").exists()
 
 
 STEPS = """\
@@ -313,178 +352,72 @@ def test_killed_at_any_moment_the_next_call_completes(tmp_path):
     begun = time.monotonic()
     assert ended(command(tmp_path / "whole")) == 0
     seconds, rng = time.monotonic() - begun, random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         process = command(tmp_path / "killed")
-        time.sleep(rng.uniform(0.2, 0.9) * seconds)
+        time.sleep(rng.uniform(0.4, 0.9) * seconds)
         process.kill()
         assert ended(process) in (0, -signal.SIGKILL)
     both = [command(tmp_path / "killed") for _ in range(2)]
     assert [ended(process) for process in both] == [0, 0]
-    results = [tmp_path / home / "results" / "smoke" for home in ("killed", "whole")]
-    killed, whole = (contents(folder) for folder in results)
+    killed, whole = (contents(tmp_path / home / "results" / "smoke") for home in ("killed", "whole"))
     assert killed.keys() == whole.keys()
     for name in whole:
         if name.startswith("figures"):
             assert killed[name] == whole[name]
         elif name.endswith(".json"):
-            fingerprints = [json.loads(found[name])["fingerprint"] for found in (killed, whole)]
-            assert fingerprints[0] == fingerprints[1]
+            assert len({json.loads(found[name])["fingerprint"] for found in (killed, whole)}) == 1
         else:
-            outputs = [
-                [cell.outputs for cell in notebooks.code_cells(nbformat.reads(found[name], 4))]
-                for found in (killed, whole)
-            ]
-            assert outputs[0] == outputs[1]
-
-
-def ended(process: subprocess.Popen) -> int:
-    process.communicate(timeout=120)
-    return process.returncode
-
-
-def test_two_at_once_are_refused(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(files, "PATIENCE", 0.2)
-    monkeypatch.setattr(notebooks, "run", lambda *_: notebooks.main(["--profile", "smoke", "--home", str(tmp_path)]))
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
-    for name in ("MINCONV_HOME", "MINCONV_PROFILE", "JUPYTER_PREFER_ENV_PATH", "GOMP_SPINCOUNT"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        assert notebooks.main(["--profile", "smoke", "--home", str(tmp_path)]) == 0
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
-    assert f"results/smoke is in use by process {os.getpid()} on" in capsys.readouterr().err
-
-
-PYTHON = """\
-#!/usr/bin/env bash
-# Stands for Python in the set-up: each of its installations writes two files, a while apart, and tells of a second one.
-venv=$(cd -- "$(dirname -- "$0")/.." && pwd -P)
-root=$(cd -- "$venv/.." && pwd -P)
-installing() {
-    mkdir "$root/busy" 2> /dev/null || touch "$root/two at once"
-    touch "$venv/$1 begun" && sleep "${PIP_SECONDS:-0}" && touch "$venv/$1 done"
-    rmdir "$root/busy" 2> /dev/null
-}
-case "$*" in
-    *"import sys, ensurepip"* | *minconv/notebooks.py*) ;;
-    -V) echo Python 3.11 ;;
-    "-c import hashlib"*) echo hash ;;
-    "-m venv "*) mkdir -p "$3/bin" && sleep 0.05 && cp "$0" "$3/bin/python" ;;
-    "-m pip "*" torch=="*) installing torch ;;
-    "-m pip "*" -r "*) installing lock ;;
-    "-m pip "*" -e "*) installing minconv ;;
-    -) cat > /dev/null; [[ $(find "$venv" -name "* done" | wc -l) == 3 ]] ;;
-    "-P -m minconv.artifact.notebooks"*) echo it runs ;;
-    *) echo "unexpected: $*" >&2; exit 1 ;;
-esac
-"""
+            one, other = (code_cells(nbformat.reads(found[name], 4)) for found in (killed, whole))
+            assert [cell.outputs for cell in one] == [cell.outputs for cell in other]
 
 
 @pytest.fixture
-def fresh(tmp_path) -> Path:
-    """A clone without an environment, beside a stand-in for Python."""
-    root = tmp_path / "clone"
-    for folder in ("bin", "clone/notebooks", "clone/minconv"):
-        (tmp_path / folder).mkdir(parents=True)
-    shutil.copy(ROOT / "run_all.sh", root)
-    (root / "requirements.lock").write_text("torch==2\n")
-    (root / "pyproject.toml").touch()
-    for name in ("python3.11", "python3", "python"):
-        (tmp_path / "bin" / name).write_text(PYTHON)
-        (tmp_path / "bin" / name).chmod(0o755)
-    return root
+def main(project, tmp_path, monkeypatch):
+    """The command on the project in this process, whose environment and signals it leaves as they were."""
+    monkeypatch.setattr(runner, "NOTEBOOKS", project.folder)
+    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    for name in ("MINCONV_HOME", "MINCONV_PROFILE", "JUPYTER_PREFER_ENV_PATH", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield lambda *options: runner.main(["--profile", "smoke", "--home", str(tmp_path), *options])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
-def set_up(root: Path, **environment: str) -> subprocess.Popen:
-    environment = os.environ | {"PATH": f"{root.parent / 'bin'}:{os.environ['PATH']}"} | environment
-    return subprocess.Popen(
-        ["bash", root / "run_all.sh"], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def test_set_up_once(fresh):
-    shown, _ = set_up(fresh).communicate(timeout=60)
-    assert "Set up in" in shown and shown.endswith("it runs\n")
-    shown, _ = set_up(fresh).communicate(timeout=60)
-    assert shown == "it runs\n"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
-def test_set_up_killed_at_any_moment_is_done_again_and_never_twice_at_once(fresh):
-    """An installation that a killed ./run_all.sh has left running is waited for."""
-    rng = random.Random(0)
-    for number in range(8):
-        process = set_up(fresh, PIP_SECONDS="0.2" if number % 4 else "2")
-        time.sleep(rng.uniform(0.1, 1.5))
-        process.kill()
-        process.wait()  # its children may run on
-        process.stdout.close()
-    both = [set_up(fresh), set_up(fresh)]
-    for process in both:
-        shown, _ = process.communicate(timeout=60)
-        assert process.returncode == 0 and shown.endswith("it runs\n")
-    assert not (fresh / "two at once").exists() and not (fresh / "busy").exists()
-    assert len(list((fresh / ".venv").glob("* done"))) == 3
-
-
-def script(*options: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-    """./run_all.sh with wrong or harmless options, which it answers before any set-up."""
-    return subprocess.run(
-        ["bash", ROOT / "run_all.sh", *options], cwd=cwd, env=os.environ | environment, capture_output=True, text=True,
-        timeout=60,
-    )  # fmt: skip
-
-
-def test_script_is_sound_bash():
-    for name in ("run_all.sh", ".ci/run"):
-        subprocess.run(["bash", "-n", ROOT / name], check=True)
-    assert os.access(ROOT / "run_all.sh", os.X_OK)
-
-
-def test_help_from_anywhere(tmp_path):
-    result = script("--help", cwd=tmp_path)
-    assert result.returncode == 0
-    for option in ("--profile", "--from", "--only", "--force", "--publish", "--home", "test"):
-        assert option in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("options", "hint"),
-    [
-        (["--forse"], "did you mean --force?"),
-        (["tests"], "did you mean test?"),
-        (["--zzz"], "--help lists"),
-        (["--profile", "huge"], "laptop"),
-        (["--only", "77"], "no notebook '77'"),
-        (["--from", "01", "--only", "01"], "not allowed"),
-        (["--home"], "expected one argument"),
-    ],
-)
-def test_wrong_options_exit_2_with_a_hint(options, hint):
-    result = script(*options)
-    assert result.returncode == 2
-    assert hint in result.stderr
-
-
-def test_missing_python_says_what_to_install(tmp_path):
-    for tool in ("bash", "dirname", "cat"):
-        (tmp_path / tool).symlink_to(shutil.which(tool))
-    result = script("--profile", "smoke", PATH=str(tmp_path))
-    assert result.returncode == 1
-    assert "Python 3.11" in result.stderr and "install" in result.stderr
+def test_two_at_once_are_refused(main, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "run", lambda *_: main())
+    assert main() == 0
+    assert f"results/smoke is in use by process {os.getpid()} on" in capsys.readouterr().err
 
 
 def test_an_unknown_profile_in_the_environment_is_told_before_anything_runs(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("MINCONV_PROFILE", "large")
     monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
-    monkeypatch.setattr(notebooks, "run", None)
-    assert notebooks.main([]) == 2
-    assert "profile must be one of smoke, laptop, paper; got 'large'" in capsys.readouterr().err
+    monkeypatch.setattr(runner, "run", None)
+    assert runner.main([]) == 2
+    assert "profile must be one of smoke, laptop" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_profiles_are_those_of_presets():
-    assert tuple(presets.PROFILES) == notebooks.PROFILES
+def test_times_are_recorded_of_a_first_run(main, project, tmp_path, monkeypatch, capsys):
+    times = project.folder / "times.json"
+    times.write_text(json.dumps({"paper": {"hardware": "a GPU", "notebooks": {"01_first": 3700.4}, "set_up": 5}}))
+    monkeypatch.setenv("MINCONV_SET_UP", "80")
+    monkeypatch.setattr(runner, "run_one", lambda path, output, *rest: write_record(output))
+    assert main("--record-times") == 0
+    found = json.loads(times.read_text())
+    assert found["smoke"]["notebooks"] == dict.fromkeys(ALL, 62.0) and found["smoke"]["set_up"] == 80
+    words = f"on {found['smoke']['hardware']}, a GPU"
+    assert how_long(1, project.folder).startswith(
+        "smoke 1 min 02 s, laptop not measured, study not measured, paper 1 h 02"
+    )
+    assert how_long("10_last", project.folder).endswith(f"paper not measured ({words})")
+    assert how_long(None, project.folder).startswith("smoke 4 min 26 s, ")
+    assert main("--record-times") == 2 and "needs a --home without data/" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="notebook must be one of 01_first, 02_second, 10_last, or its number; got 3"):
+        how_long(3, project.folder)
+
+
+def write_record(output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".json").write_text('{"seconds": 62.0}')

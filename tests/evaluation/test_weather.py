@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from minconv.data.grid import area_weights
 from torch import nn
 
 from minconv import Forecaster
+from minconv.data.grid import area_weights
 from minconv.evaluation import Climatology, DampedPersistence, persistence, weather
 from minconv.evaluation import forecast as one_forecast
 from minconv.evaluation.forecast import DAY, DIMS, Scaled, forecasts, init_times, verification

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from minconv.data.grid import coarsen
 
+from minconv.data.grid import coarsen
 from minconv.data.series import write_series
 from minconv.evaluation import forecast
 from minconv.experiments import Experiment, Setting, air_temperature, geopotential

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from minconv import plots
 from minconv.evaluation import errors as metrics
+from minconv.evaluation import persistence, rollout
+from minconv.evaluation.compare import collect
 from minconv.plots import maps
 
 MODELS = ("convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm")
@@ -31,7 +33,7 @@ def collected(models=MODELS, seeds=(1, 2, 3), blown=None) -> xr.Dataset:
     generator, frames, context = torch.Generator().manual_seed(0), 51, 20
     truth = (0.3 * torch.randn(2, frames, 1, 8, 8, generator=generator)).cumsum(1)
     growth = 0.05 * torch.arange(frames - 1).sub(context).clamp(min=0.5).sqrt().view(-1, 1, 1, 1)
-    runs = {("persistence", None): metrics.evaluate(metrics.persistence(truth, context), truth, context, units=UNITS)}
+    runs = {("persistence", None): metrics.evaluate(rollout(persistence, truth, context), truth, context, units=UNITS)}
     for number, model in enumerate(models):
         for seed in seeds:
             noise = torch.randn(truth[:, 1:].shape, generator=generator)
@@ -39,7 +41,7 @@ def collected(models=MODELS, seeds=(1, 2, 3), blown=None) -> xr.Dataset:
             if model == blown:
                 prediction[0, 39:] = torch.inf
             runs[model, seed] = metrics.evaluate(prediction, truth, context, units=UNITS)
-    return metrics.collect(runs)
+    return collect(runs)
 
 
 def ablated() -> xr.DataArray:
