@@ -120,7 +120,7 @@ def script_environment(**words: str) -> dict[str, str]:
 
 def run_script(command: list[str], **environment: str) -> subprocess.CompletedProcess:
     environment = script_environment(**environment)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 # Damage to a file

@@ -21,6 +21,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,7 +31,18 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import contents, raising, run, run_script, script_environment, state, train_one, train_until, waves
+from helpers import (
+    SETTINGS,
+    contents,
+    raising,
+    run,
+    run_script,
+    script_environment,
+    state,
+    train_one,
+    train_until,
+    waves,
+)
 
 from minconv import from_reference
 from minconv.data import barotropic, navier_stokes
@@ -39,7 +51,7 @@ from minconv.data.windows import Windows
 from minconv.runtime import files
 from minconv.runtime.files import lock
 from minconv.runtime.provenance import git_revision
-from minconv.training import fit, load_weights, read_log
+from minconv.training import fit, fit_all, load_weights, pool, read_log
 from minconv.training.folder import latest, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -279,6 +291,13 @@ def test_workers_end_with_their_parent_and_the_next_start_goes_on(tmp_path, name
     for folder in ("parts", "whole"):
         train_two(tmp_path / folder, 1)
     assert state(tmp_path / "parts") == state(tmp_path / "whole")
+
+
+def test_a_run_that_fails_in_a_process_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "WORTH_PROCESSES", 0)
+    bad = run(tmp_path / "bad", (1,), replace(SETTINGS, lr=1e30))
+    with pytest.raises(FloatingPointError, match="bad"):
+        fit_all([bad, run(tmp_path / "good")], waves(), waves(3, seed=1), device="cpu", processes=2)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

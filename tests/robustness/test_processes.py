@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import test_studies
 import torch
 import xarray as xr
 from helpers import SETTINGS, interrupt, rows, run, script_environment, stop_at, waves
@@ -61,15 +60,6 @@ def errors(home: Path, into: Path) -> None:
         patch.setenv("MINCONV_HOME", str(home))
         patch.setattr(presets, "HIDDEN", HIDDEN)
         presets.evaluate_all(TINY, "short", "cpu").to_netcdf(into, engine="h5netcdf")
-
-
-def scores(home: Path, into: Path) -> None:
-    """Evaluates the models of a study trained under ``home``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINCONV_HOME", str(home))
-        study = test_studies.tiny()
-        data = study.split(test_studies.travelling_wave())
-        study.evaluate(data, "recipe", "cpu").to_netcdf(into, engine="h5netcdf")
 
 
 def until(step: int, folder: Path, settings=TRAINING) -> None:
@@ -121,7 +111,6 @@ def job(*places: str) -> None:
     navier_stokes.generate(folder / "default.nc", **FLOW)
     navier_stokes.generate(folder / "flow.nc", **FLOW, batch=1)  # is there: kept
     errors(home, folder / f"errors {rank}.nc")
-    scores(home, folder / f"scores {rank}.nc")
 
 
 def dying(place: str, where: str) -> None:
@@ -183,7 +172,6 @@ def places(tmp_path_factory) -> dict[int, Path]:
         patch.setenv("MINCONV_HOME", str(home))
         patch.setattr(presets, "HIDDEN", HIDDEN)
         presets.train_all(TINY, device="cpu")
-        test_studies.tiny().train(test_studies.tiny().split(test_studies.travelling_wave()), "cpu")
     for count in (2, 1, 4):
         place = folder / str(count)
         place.mkdir()
@@ -197,7 +185,6 @@ def places(tmp_path_factory) -> dict[int, Path]:
         navier_stokes.generate(place / "flow.nc", **FLOW, batch=1)
         navier_stokes.generate(place / "default.nc", **FLOW)
         errors(home, place / "errors 0.nc")
-        scores(home, place / "scores 0.nc")
         train_one(place / "moved", settings=LONG)
     torch.set_num_threads(threads)
     return {count: folder / str(count) for count in (1, 2, 4)} | {0: moving}
@@ -262,14 +249,6 @@ def test_every_process_has_the_errors_that_one_finds(places, count):
     assert expected.sizes["model"] == 1 + len(HIDDEN) and expected.sizes["seed"] == 2
     for rank in range(count):
         assert xr.load_dataset(places[count] / f"errors {rank}.nc", engine="h5netcdf").identical(expected)
-
-
-@several
-def test_every_process_has_a_studys_scores_that_one_finds(places, count):
-    expected = xr.load_dataset(places[1] / "scores 0.nc", engine="h5netcdf")
-    assert expected.sizes["model"] == 3 + 2 and expected.sizes["seed"] == 2
-    for rank in range(count):
-        assert xr.load_dataset(places[count] / f"scores {rank}.nc", engine="h5netcdf").identical(expected)
 
 
 @pytest.mark.parametrize("where", ["last", "flow"])

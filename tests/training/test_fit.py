@@ -3,7 +3,6 @@
 import math
 import signal
 import sys
-import textwrap
 import threading
 from dataclasses import replace
 from functools import partial
@@ -367,29 +366,19 @@ def test_a_learning_rate_too_large_is_told(tmp_path):
 # Several processes
 
 
-RANKS = """
-    import sys
-    from pathlib import Path
-    from helpers import *
-    from dataclasses import replace
-
-    torch.set_num_threads(1)
+def train_both(folder: Path) -> None:
     settings = replace(SETTINGS, batch=4, clip=0.3)
-    for seeds in ((1,), (1, 2)):
-        folder = Path(sys.argv[1]) / str(len(seeds))
-        fit(run(folder, seeds, settings), waves(8), waves(1, seed=1), device="cpu", precision="64-true")
-"""
+    for seeds in ((1,), SEEDS):
+        job = run(folder / str(len(seeds)), seeds, settings)
+        fit(job, waves(8), waves(1, seed=1), device="cpu", precision="64-true")
 
 
 @pytest.mark.slow
 def test_two_processes_under_torchrun_are_one(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(textwrap.dedent(RANKS))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run_script([sys.executable, *torchrun, str(script), str(tmp_path / "two")])
+    done = run_script([sys.executable, *torchrun, __file__, str(tmp_path / "two")])
     assert done.returncode == 0, done.stderr
-    done = run_script([sys.executable, str(script), str(tmp_path / "one")])
-    assert done.returncode == 0, done.stderr
+    train_both(tmp_path / "one")
     for seeds in ((1,), (1, 2)):
         two, one = tmp_path / "two" / str(len(seeds)), tmp_path / "one" / str(len(seeds))
         for seed in seeds:
@@ -435,3 +424,8 @@ def test_cuda_where_there_is_none(monkeypatch):
     with pytest.raises(ValueError, match="device must be auto or cpu where there is no CUDA GPU; got cuda"):
         pick_device("cuda")
     assert pick_device().type == "cpu"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train_both(Path(sys.argv[1]))

@@ -1,7 +1,5 @@
 """Many runs at once are the runs one by one."""
 
-from dataclasses import replace
-
 import pytest
 from helpers import SETTINGS, assert_same, interrupt, run, stop_at, train_one, truncate, waves
 
@@ -26,14 +24,6 @@ def test_fit_all_in_two_processes_is_one_by_one(tmp_path, monkeypatch):
     assert [folder.name for folder in together] == ["minconvgru", "convlstm", "convgru"]
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
-
-
-@pytest.mark.slow
-def test_a_run_that_fails_in_a_process_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "WORTH_PROCESSES", 0)
-    bad = run(tmp_path / "bad", (1,), replace(SETTINGS, lr=1e30))
-    with pytest.raises(FloatingPointError, match="bad"):
-        fit_all([bad, run(tmp_path / "good")], waves(), waves(3, seed=1), device="cpu", processes=2)
 
 
 def test_fit_all_refuses_a_folder_of_another_run_or_a_damaged_one(tmp_path):
