@@ -8,7 +8,7 @@ import xarray as xr
 from torch import nn
 
 from minconv import Forecaster
-from minconv.data.series import area_weights
+from minconv.data.grid import area_weights
 from minconv.evaluation import weather
 from minconv.evaluation.weather import DAY, Climatology, DampedPersistence, Scaled
 

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 
 from minconv.data import series as gridded
+from minconv.data.grid import coarsen
 from minconv.evaluation import weather
 from minconv.experiments import studies
 from minconv.experiments.presets import PROFILES
@@ -91,7 +92,7 @@ def test_periods_are_cut_and_coarsened():
     assert [field.sizes["time"] for field in data.values()] == [380, 36, 44]
     assert data["test"].time[0] == np.datetime64("2018-01-21") and data["train"].equals(series[:380])
     half = tiny(coarsen=2).split(series)["validation"]
-    assert half.shape == (36, 2, 4) and half.equals(gridded.coarsen(series, 2)[380:416])
+    assert half.shape == (36, 2, 4) and half.equals(coarsen(series, 2)[380:416])
     with pytest.raises(ValueError, match=r"at least 13 frames from 2018-01-21 to 2018-03-05 \(test\); got 12"):
         tiny().split(series[:428])
 
