@@ -299,7 +299,7 @@ def generate(
     if 24 % hours or steps % 1:
         raise ValueError(f"hours must divide 24 and be whole steps of {settings.step:g} s; got {hours}")
     parameters = {"start": first, "end": last, "hours": hours, "seed": whole("seed", seed), **asdict(settings)}
-    return store.cached(path, parameters, lambda: _make(path, parameters, settings, device))
+    return store.cached(path, parameters, partial(_make, path, parameters, settings, device))
 
 
 def _make(path: Path, parameters: dict[str, Any], settings: Settings, device: torch.device) -> None:

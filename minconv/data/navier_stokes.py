@@ -19,7 +19,7 @@ sample's flow.
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -295,7 +295,8 @@ def generate(
         batch = 16 * torch.get_num_threads() if device.type == "cpu" else 1024
         batch = min(batch, math.ceil(samples / processes.size()))
     whole("batch", batch, 1)
-    return store.cached(path, parameters, lambda: _make(path, parameters, batch, dtype, device))
+    make = partial(_make, path, parameters, batch, dtype, device)
+    return store.cached(path, parameters, make, together=True)
 
 
 @torch.no_grad()

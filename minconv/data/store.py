@@ -24,15 +24,17 @@ SIZE = len(MARK) + 64  # bytes of a seal
 UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SystemError)
 
 
-def cached(path: str | Path, parameters: Mapping[str, Any], make: Callable[[], Any]) -> Path:
+def cached(path: str | Path, parameters: Mapping[str, Any], make: Callable[[], Any], *, together: bool = False) -> Path:
     """The file at ``path`` with these ``parameters`` among its attributes; ``make`` writes it where there is none.
 
     A whole file with them is kept as it is; a file with others, and anything that is no such file, is left alone and
-    raises ValueError. Under ``torchrun`` every process must call this, and all of them make the file or none.
+    raises ValueError. Under ``torchrun`` every process must call this; the first one makes the file while the others
+    wait, or all of them ``together``.
     """
     path = Path(path)
     if not processes.gather(path.exists())[0]:  # the same for all
-        make()
+        if together or processes.rank() == 0:
+            make()
         processes.barrier()
     compare(path, parameters)
     return path

@@ -211,15 +211,11 @@ def test_speed_limit_decreases_with_the_step():
     ("change", "error", "words"),
     [
         ({"viscosity": -1e-3}, ValueError, "viscosity must be above 0 and finite; got -0.001"),
-        ({"viscosity": 0}, ValueError, "viscosity must be above 0"),
-        ({"viscosity": "thick"}, TypeError, "viscosity must be a number"),
         ({"step": 0}, ValueError, "step must be above 0"),
-        ({"step": math.nan}, ValueError, "step must be above 0 and finite"),
         ({"times": []}, ValueError, "times must be"),
         ({"times": 1.0}, TypeError, r"times must be a sequence of numbers; got 1.0"),
         ({"times": [1.0, 1.0]}, ValueError, r"times must be .* increasing; got \[1.0, 1.0\]"),
         ({"times": [0.0]}, ValueError, "times must be .* above 0"),
-        ({"times": [math.inf]}, ValueError, "times must be finite"),
         ({"w0": torch.zeros(16, 16)}, ValueError, r"w0 must be \[samples, size, size\]; got \[16, 16\]"),
         ({"w0": torch.zeros(1, 16, 32)}, ValueError, "w0 must be"),
         ({"w0": torch.zeros(1, 15, 15)}, ValueError, "size must be even; got 15"),
@@ -241,7 +237,7 @@ def made(tmp_path_factory):
     return generate(tmp_path_factory.mktemp("data") / "small.nc", **SMALL, seed=7)
 
 
-def test_file_holds_the_pooled_trajectories(made):
+def test_file_holds_the_pooled_trajectories_and_says_what_they_are(made):
     found = load(made)
     assert found.dims == ("sample", "time", "y", "x") and found.shape == (3, 2, 4, 4) and found.dtype == np.float32
     states = solve(initial_vorticity(3, 16, seed=7), [1.0, 2.0], forcing=forcing(16))
@@ -252,15 +248,10 @@ def test_file_holds_the_pooled_trajectories(made):
     tensor = frames(made)
     assert tensor.shape == (3, 2, 1, 4, 4) and tensor.dtype == torch.float32
     np.testing.assert_array_equal(tensor[:, :, 0], found.values)
-
-
-def test_file_says_what_it_is(made):
     with xr.open_dataset(made, engine="h5netcdf") as dataset:
         assert all({"units", "long_name"} <= set(variable.attrs) for variable in dataset.variables.values())
-    attributes = load(made).attrs
     expected = SMALL | {"seed": 7, "first": 0, "viscosity": 1e-3, "amplitude": 0.1, "alpha": 2, "tau": 7, "step": 0.1}
-    assert {name: attributes[name] for name in expected} == expected
-    assert attributes["precision"] == "float64" and attributes["units"] == "1"
+    assert (expected | {"precision": "float64", "units": "1"}).items() <= found.attrs.items()
 
 
 def test_data_do_not_depend_on_the_batch_and_continue_under_first(tmp_path, made):
@@ -286,14 +277,11 @@ def test_a_whole_file_is_kept_and_others_are_left_alone(tmp_path):
     [
         ({"samples": 0}, ValueError, "samples must be at least 1"),
         ({"frames": 2.5}, TypeError, "frames must be a whole number"),
-        ({"size": 17}, ValueError, "size must be even"),
         ({"pool": 3}, ValueError, "pool must divide size = 16; got 3"),
         ({"viscosity": -1}, ValueError, "viscosity must be"),
-        ({"step": 0.0}, ValueError, "step must be above 0"),
         ({"dtype": torch.float16}, ValueError, "dtype must be one of float32, float64; got 'float16'"),
         ({"device": "tpu"}, ValueError, "device must be one of auto, cpu, cuda; got 'tpu'"),
         ({"batch": 0}, ValueError, "batch must be at least 1"),
-        ({"seed": -1}, ValueError, "seed must be at least 0"),
         ({"amplitude": 1e4}, FloatingPointError, "sample 0 at t = "),
     ],
 )

@@ -1,6 +1,5 @@
 """Loaders against files of the published layouts, served as a user would meet them; areas and means in closed form."""
 
-import itertools
 import math
 import tracemalloc
 from pathlib import Path
@@ -34,7 +33,7 @@ def field(dataset: xr.Dataset, level: float | None = None) -> xr.DataArray:
     return field_of(dataset, "a file", "z", level)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     points=st.sampled_from([4, 5, 8]),
     shift=st.integers(-360, 360),
@@ -60,7 +59,7 @@ def test_global_grids_come_out_from_0_to_360(points, shift, half, wrap, rolled, 
     assert len(series.lon) == points
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     west=st.integers(-180, 359),
     points=st.integers(2, 9),
@@ -103,6 +102,11 @@ def test_a_repeated_meridian_is_dropped():
     np.testing.assert_array_equal(series.lon, np.arange(0, 360, 45))
 
 
+ABC = {"time": "a", "lat": "b", "lon": "c"}
+MISLEADING = {"time": "x", "lat": "time", "lon": "lat"}
+DEGREES = {"lat": {"units": "degrees_north"}, "lon": {"units": "degrees_east"}}
+
+
 @pytest.mark.parametrize(
     ("names", "attributes"),
     [
@@ -110,17 +114,11 @@ def test_a_repeated_meridian_is_dropped():
         ({"time": "valid_time", "lat": "latitude", "lon": "longitude"}, {}),
         ({"time": "t", "lat": "y", "lon": "x"}, {}),
         (
-            {"time": "a", "lat": "b", "lon": "c"},
+            ABC,
             {"time": {"standard_name": "time"}, "lat": {"standard_name": "latitude"}, "lon": {"units": "degree_east"}},
         ),
-        (
-            {"time": "x", "lat": "time", "lon": "lat"},  # names that mislead
-            {"time": {"axis": "T"}, "lat": {"units": "degrees_north"}, "lon": {"units": "degrees_east"}},
-        ),
-        (
-            {"time": "a", "lat": "b", "lon": "c"},
-            {"time": {"axis": "T"}, "lat": {"axis": "Y"}, "lon": {"axis": "X", "units": "degrees"}},
-        ),
+        (MISLEADING, {"time": {"axis": "T"}, **DEGREES}),
+        (ABC, {"time": {"axis": "T"}, "lat": {"axis": "Y"}, "lon": {"axis": "X", "units": "degrees"}}),
     ],
 )
 def test_dimensions_by_attributes_then_names(names, attributes):
@@ -204,7 +202,7 @@ def test_further_dimensions():
         field(make().expand_dims(number=[3, 4], step=1))
 
 
-@pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian", "all_leap"])
+@pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian"])
 def test_other_calendars(tmp_path, calendar):
     times = xr.date_range("2000-02-20", periods=80, freq="6h", calendar=calendar, use_cftime=True)
     series = open_series(write(tmp_path / "z.nc", make(times)), "z")
@@ -231,6 +229,7 @@ def test_dates_that_nanoseconds_cannot_hold(tmp_path):
     series = open_series(write(tmp_path / "z.nc", make(times)), "z", years=(850, 850))
     check(series)
     assert series.time.dt.calendar == "proleptic_gregorian"
+    assert read_series(write_series(tmp_path / "copy.nc", series)).time.equals(series.time)
 
 
 def test_times_a_little_beside_the_second(tmp_path):
@@ -250,19 +249,12 @@ def test_missing_steps_are_counted_and_the_first_named(tmp_path):
         open_series(write(tmp_path / "z.nc", dataset), "z")
 
 
-@pytest.mark.parametrize(
-    ("times", "said"),
-    [
-        (["2000-01-31", "2000-02-29", "2000-03-31", "2000-04-30", "2000-05-31"], "must have even time steps; most are"),
-        (
-            ["2000-01-01T00", "2000-01-01T06", "2000-01-01T12", "2000-01-01T15"],
-            "1 are not, the first from 2000-01-01 12",
-        ),
-    ],
-)
-def test_uneven_steps(tmp_path, times, said):
-    with pytest.raises(ValueError, match=said):
-        open_series(write(tmp_path / "z.nc", make(np.array(times, "M8[ns]"))), "z")
+def test_uneven_steps(tmp_path):
+    months = [f"2000-0{month}-{day}" for month, day in enumerate((31, 29, 31, 30, 31), 1)]
+    hours = [f"2000-01-01T{hour}" for hour in ("00", "06", "12", "15")]
+    for times, said in ((months, "must have even time steps; most are"), (hours, "1 are not, the first from .* 12")):
+        with pytest.raises(ValueError, match=said):
+            open_series(write(tmp_path / "z.nc", make(np.array(times, "M8[ns]"))), "z")
 
 
 def test_steps_that_are_there_twice(tmp_path):
@@ -440,21 +432,20 @@ def test_a_long_series_is_held_once(tmp_path, monkeypatch):
     times = np.datetime64("2000-01-01", "ns") + np.arange(500) * np.timedelta64(1, "h")
     for part, rows in enumerate((slice(0, 200), slice(200, 500))):
         write(tmp_path / f"{part}.nc", make(times, LAT, LON).isel(time=rows))
-    size = 4 * 500 * 32 * 64
     frames(open_series(tmp_path, "z", years=(2000, 2000)))  # what is imported on the way is no matter
-    peaks = []
-    for read in (frames, lambda series: write_series(tmp_path / "copy.nc4", series)):
+
+    def peak(read) -> float:
+        tracemalloc.start()
+        read()
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found / (4 * 500 * 32 * 64)
+
+    for use in (frames, lambda series: write_series(tmp_path / "copy.nc4", series)):
         series = open_series([tmp_path / "0.nc", tmp_path / "1.nc"], "z")
         assert max(series.chunksizes["time"]) == 16
-        tracemalloc.start()
-        read(series)
-        peaks.append(tracemalloc.get_traced_memory()[1] / size)
-        tracemalloc.stop()
-    tracemalloc.start()
-    read_series(tmp_path / "copy.nc4")
-    peaks.append(tracemalloc.get_traced_memory()[1] / size)
-    tracemalloc.stop()
-    assert max(peaks[:2]) < 1.4 and peaks[2] < 0.4, peaks
+        assert peak(lambda use=use, series=series: use(series)) < 1.4
+    assert peak(lambda: read_series(tmp_path / "copy.nc4")) < 0.4
 
 
 def test_written_series_are_read_as_they_were(tmp_path):
@@ -511,13 +502,9 @@ def test_persistence_and_climatology_of_the_tutorial_series_have_the_known_error
     values = frames(air)[:, 0].double().numpy()
     weights = area_weights(air.lat)
     cosines = np.cos(np.radians(air.lat.values))
-    for known, error in itertools.chain(
-        (
-            (rmse, values[hours // 6 :] - values[: -(hours // 6)])
-            for hours, rmse in {6: 2.42, 24: 2.97, 48: 3.86, 72: 4.19, 120: 4.55, 168: 4.69}.items()
-        ),
-        [(7.87, values - values.mean(0))],
-    ):
+    known = {6: 2.42, 24: 2.97, 48: 3.86, 72: 4.19, 120: 4.55, 168: 4.69}
+    errors = [(rmse, values[hours // 6 :] - values[: -(hours // 6)]) for hours, rmse in known.items()]
+    for known, error in [*errors, (7.87, values - values.mean(0))]:
         by_latitude = (error**2).mean((0, 2))
         found = math.sqrt((weights * by_latitude).mean())
         assert round(found, 2) == known

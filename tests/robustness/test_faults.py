@@ -45,7 +45,7 @@ from helpers import (
 )
 
 from minconv import from_reference
-from minconv.data import barotropic, navier_stokes
+from minconv.data import barotropic, navier_stokes, weatherbench
 from minconv.data import series as gridded
 from minconv.data.windows import Windows
 from minconv.runtime import files
@@ -114,7 +114,7 @@ def forecasting(folder: Path) -> None:
 
 
 def downloading(folder: Path) -> None:
-    gridded.weatherbench2(folder.parent / "store.zarr", folder / "data.nc", years=(1978, 1979))
+    weatherbench.weatherbench2(folder.parent / "store.zarr", folder / "data.nc", years=(1978, 1979))
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +335,7 @@ def test_told_to_end_a_process_does_so_with_the_usual_status(tmp_path, name, sta
 WORKING = {  # what each calls when it has done a part of its work
     "navier_stokes": (navier_stokes, "initial_vorticity"),
     "barotropic": (barotropic.Stirring, "next"),
-    "download": (gridded, "_values"),
+    "download": (weatherbench, "read_values"),
 }
 
 
