@@ -24,7 +24,7 @@ from minconv.bench.measure import Call, forward_pass, measure, peak_memory, trai
 from minconv.bench.results import QUARTILES
 from minconv.core.gates import INITIAL_STATE
 from minconv.core.scan import GATINGS, gated_scan, usable
-from minconv.models import build_model
+from minconv.models import MODELS, build_model
 from minconv.runtime.device import pick_device
 from minconv.runtime.memory import keep_memory
 from minconv.runtime.progress import progress
