@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT
 
 from minconv.artifact import options, times
-from minconv.experiments import presets
+from minconv.experiments import profiles
 
 PYTHON = """\
 #!/usr/bin/env bash
@@ -150,4 +150,4 @@ def test_missing_python_says_what_to_install(tmp_path):
 
 
 def test_profiles_are_those_of_the_experiments():
-    assert tuple(presets.PROFILES) == times.PROFILES
+    assert tuple(profiles.PROFILES) == times.PROFILES

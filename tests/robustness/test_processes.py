@@ -20,7 +20,9 @@ from helpers import SETTINGS, interrupt, rows, run, script_environment, stop_at,
 
 from minconv import Forecaster
 from minconv.data import navier_stokes
-from minconv.experiments import presets
+from minconv.experiments import Experiment, recipes
+from minconv.experiments.profiles import PROFILES, home
+from minconv.experiments.tasks import Trajectories
 from minconv.runtime import processes
 from minconv.training import fit, load_weights
 from minconv.training.folder import read_checkpoint
@@ -33,16 +35,21 @@ LONG = replace(TRAINING, epochs=4)
 LIMIT = 240  # seconds
 TOLERANCE = {"32-true": 1e-5, "64-true": 1e-10}
 FLOW = {"samples": 5, "frames": 2, "size": 16, "pool": 2, "seed": 3}
-HIDDEN = {"convlstm": 2, "minconvgru": 2}
-TINY = replace(
-    presets.PROFILES["smoke"],
-    name="tiny",
-    samples=(2, 1, 3),
-    frames=(5, 5, 6),
-    settings={"short": presets.Setting(replace(SETTINGS, epochs=1), cells=tuple(HIDDEN))},
-    seeds=(5, 6),
-    test_context=3,
-)
+SETTING = recipes.setting(replace(SETTINGS, epochs=1), (5, 6), ("convlstm", "minconvgru"), hidden=2)
+
+
+def tiny() -> Experiment:
+    """The flow on a few trajectories."""
+
+    def load(device: torch.device) -> Trajectories:
+        samples = zip(("train", "validation", "test"), (2, 1, 3), (5, 5, 6), strict=True)
+        paths = [
+            navier_stokes.generate(home() / "data" / f"{split}.nc", count, frames, seed=seed)
+            for seed, (split, count, frames) in enumerate(samples)
+        ]
+        return Trajectories(*(navier_stokes.frames(path, device) for path in paths), context=3)
+
+    return Experiment("tiny", PROFILES["smoke"], {"short": SETTING}, load, "cpu")
 
 
 def name_of(seeds: tuple[int, ...], precision: str) -> str:
@@ -58,8 +65,7 @@ def errors(home: Path, into: Path) -> None:
     """Evaluates the models trained under ``home``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINCONV_HOME", str(home))
-        patch.setattr(presets, "HIDDEN", HIDDEN)
-        presets.evaluate_all(TINY, "short", "cpu").to_netcdf(into, engine="h5netcdf")
+        tiny().evaluate("short").to_netcdf(into, engine="h5netcdf")
 
 
 def until(step: int, folder: Path, settings=TRAINING) -> None:
@@ -170,8 +176,7 @@ def places(tmp_path_factory) -> dict[int, Path]:
     home, moving = folder / "home", folder / "moving"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINCONV_HOME", str(home))
-        patch.setattr(presets, "HIDDEN", HIDDEN)
-        presets.train_all(TINY, device="cpu")
+        tiny().train()
     for count in (2, 1, 4):
         place = folder / str(count)
         place.mkdir()
@@ -246,7 +251,7 @@ def test_data_are_those_of_one_process(places, count):
 @several
 def test_every_process_has_the_errors_that_one_finds(places, count):
     expected = xr.load_dataset(places[1] / "errors 0.nc", engine="h5netcdf")
-    assert expected.sizes["model"] == 1 + len(HIDDEN) and expected.sizes["seed"] == 2
+    assert expected.sizes["model"] == 1 + len(SETTING.models) and expected.sizes["seed"] == 2
     for rank in range(count):
         assert xr.load_dataset(places[count] / f"errors {rank}.nc", engine="h5netcdf").identical(expected)
 
