@@ -19,8 +19,8 @@ from torch import nn
 from minconv.bench import __main__ as command
 from minconv.bench import floors, results, suite
 from minconv.bench import measure as bench
-from minconv.bench.suite import PUBLISHED_CHANNELS, build_model
 from minconv.core.scan import GATINGS, usable
+from minconv.models import MODELS, build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -267,7 +267,7 @@ def test_recorded_convolutions_are_those_of_the_model(length, horizon):
         ("convlstm", frames, {(4 * 25, 2 * 25, 3, 3): 4}),
         ("convgru", frames, {(2 * 28, 2 * 28, 3, 3): 4, (28, 2 * 28, 3, 3): 4}),
     ):
-        hidden = PUBLISHED_CHANNELS[cell]
+        hidden = MODELS[cell].channels[0]
         expected = {shape: layers * per_pass for shape, layers in recurrent.items()}
         expected |= {(hidden, 1, 1, 1): passes, (1, hidden, 1, 1): passes}  # encoder, decoder
         found = convolutions(cell, length, horizon)
@@ -403,8 +403,8 @@ def test_accuracy_rows(result):
 
 def test_training_rows(result):
     rows = result["training"]
-    assert len(rows) == len(TINY.steps) * (len(PUBLISHED_CHANNELS) + 2)
-    assert [row["model"] for row in results.experiment(result)] == [*PUBLISHED_CHANNELS, "published", "half"]
+    assert len(rows) == len(TINY.steps) * (len(MODELS) + 2)
+    assert [row["model"] for row in results.experiment(result)] == [*MODELS, "published", "half"]
     assert [row["T"] for row in results.teacher_forced(result)] == [2] * 7
     sizes = {row["model"]: row["parameters"] for row in rows}
     assert (sizes["convlstm"], sizes["minconvlstm"], sizes["published"]) == (182_524, 175_449, 175_449)
