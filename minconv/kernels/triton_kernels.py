@@ -137,8 +137,7 @@ def backward(
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Gradients, of ``tensors`` (blocks, h, grad, grads) and ``states`` (h0, grad_h0); or the summary. Time, and so the
-    chunks, run backwards; carried along is a_t times the gradient of h_t."""
+    """Gradients of ``tensors`` (blocks, h, grad, grads) and ``states`` (h0, grad_h0), or the summary; in reverse."""
     K: tl.constexpr = (len(tensors) - 2) // 2
     dtype: tl.constexpr = summary.dtype.element_ty
     lanes = lanes.to(tl.int64) * UNIT

@@ -35,6 +35,14 @@ def backend(request) -> str:
 
 
 @pytest.fixture(autouse=True)
+def bearable(request) -> None:
+    """An interpreter sees no long sequences; test_triton.py has some."""
+    values = getattr(request.node, "callspec", None) and request.node.callspec.params
+    if values and values.get("backend") in SLOW and values.get("steps", 0) > 7:
+        pytest.skip("takes an interpreter too long")
+
+
+@pytest.fixture(autouse=True)
 def poisoned(monkeypatch):
     """Uninitialised memory holds NaN, so that an element never written is seen."""
 
@@ -156,7 +164,7 @@ def test_gradcheck(backend, steps):
 
 @pytest.mark.parametrize("gating", GATINGS)
 def test_gradcheck_gated(backend, gating):
-    inputs = [x.requires_grad_() for x in draw_gates(gating, 3, torch.float64, size=(1, 2, 1, 2))]
+    inputs = [x.requires_grad_() for x in draw_gates(gating, 2, torch.float64, size=(1, 1, 1, 2))]
     assert torch.autograd.gradcheck(lambda *x: gated_scan(*x, gating, backend), inputs)
 
 

@@ -23,7 +23,6 @@ from minconv.runtime import processes
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PARTS = {  # frames of each process
-    2: [(5, 4), (1, 2), (33, 64), (0, 3), (3, 0)],
     4: [(3, 1, 4, 2), (17, 16, 16, 16), (1, 0, 1, 0), (0, 0, 1, 0), (0, 0, 0, 5)],
 }
 MINIMAL = ("minconvgru", "minconvlstm", "minconvexplstm")
@@ -175,7 +174,7 @@ MODELS = {
 
 @pytest.fixture(scope="module", params=PARTS)
 def ranks(request, tmp_path_factory) -> Iterator[list[dict[Any, Any]]]:
-    """What each of 2 and of 4 processes found."""
+    """What each of 4 processes found; two and two of them are groups, too."""
     size, folder = request.param, tmp_path_factory.mktemp("ranks")
     started = torch.multiprocessing.spawn(work, (size, folder), size, join=False)
     try:

@@ -95,7 +95,7 @@ def test_more_lanes_fewer_chunks():
 
 @runs
 @pytest.mark.parametrize("gating", SOME)
-@pytest.mark.parametrize("steps", [2, 17])
+@pytest.mark.parametrize("steps", [2, 17, pytest.param(65, marks=SLOW)])
 def test_any_cut_in_time(gating, steps):
     assert_loop(gating, draw(gating, steps, 3, 5, 1), chunks=4)
 
