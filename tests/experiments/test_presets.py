@@ -11,7 +11,7 @@ from minconv.core.cells import CELLS
 from minconv.evaluation import errors as metrics
 from minconv.experiments import presets
 from minconv.experiments.presets import PROFILES, build_model, get_profile
-from minconv.training.fit import Training
+from minconv.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

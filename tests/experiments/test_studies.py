@@ -12,7 +12,7 @@ from minconv.evaluation import weather
 from minconv.experiments import studies
 from minconv.experiments.presets import PROFILES
 from minconv.models.forecaster import Forecaster
-from minconv.training.fit import Training
+from minconv.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
