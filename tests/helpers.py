@@ -66,7 +66,7 @@ def raising(*numbers: int):
 
 
 def state(folder: Path) -> dict:
-    """Every file below ``folder``: bytes, but logs and headers of checkpoints without the seconds they took."""
+    """Every file below ``folder``: bytes, but logs and checkpoints without the seconds they took."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -77,6 +77,8 @@ def state(folder: Path) -> dict:
             found[name] = header, log, tensors
         elif path.name == "log.csv":
             found[name] = [row.rpartition(",")[0] for row in path.read_text().splitlines()]
+        elif path.name == "run.json":  # but for the revision of the code, which may change while tests run
+            found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "provenance"}
         else:
             found[name] = path.read_bytes() if path.is_file() else "folder"
     return found

@@ -5,7 +5,6 @@ reached.
 """
 
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable
@@ -149,9 +148,10 @@ def _loop(
 
         train_losses = fabric.all_reduce(state.losses / windows.steps, reduce_op="mean")
         validation_losses = _validate(model, validation, len(state.seeds), settings, fabric)
-        if not (train_losses.isfinite() & validation_losses.isfinite()).all():
+        losses = torch.stack([train_losses, validation_losses], 1)
+        if not losses.isfinite().all():
             step_losses = fabric.all_reduce(torch.stack(step_losses), reduce_op="mean")
-            raise FloatingPointError(_lost(folder, state, windows, train_losses, validation_losses, step_losses))
+            raise FloatingPointError(_lost(folder, state, windows, losses, step_losses))
         state.add_epoch(lr, train_losses, validation_losses, time.perf_counter() - started)
         if rank == 0:
             save_epoch(folder, state, finished=state.epoch == settings.epochs)
@@ -192,12 +192,9 @@ def _validate(model: nn.Module, validation: Tensor, seeds: int, settings: Traini
     return fabric.all_reduce(total, reduce_op="sum") / validation.shape[0]
 
 
-def _lost(
-    folder: Path, state: State, windows: Windows, train_losses: Tensor, validation_losses: Tensor, step_losses: Tensor
-) -> str:
-    """In words, the first seed whose loss is not finite, and where: the first such step of the epoch, and its batch."""
-    losses = torch.stack([train_losses, validation_losses], 1).tolist()
-    row = next(row for row, both in enumerate(losses) if not all(map(math.isfinite, both)))
+def _lost(folder: Path, state: State, windows: Windows, losses: Tensor, step_losses: Tensor) -> str:
+    """In words, the first seed with a loss that is not finite, and the first such step of the epoch, with its batch."""
+    row = losses.isfinite().all(1).tolist().index(False)
     finite = step_losses[:, row].isfinite().tolist()
     where = "not in training but in validation"
     if not all(finite):
@@ -206,8 +203,8 @@ def _lost(
         where = f"first at step {step + 1} of {windows.steps}, with trajectories {', '.join(map(str, batch))}"
     kept = f", {folder / LAST}" if (folder / LAST).exists() else ""
     return (
-        f"the loss of seed {state.seeds[row]} became {losses[row]} in epoch {state.epoch + 1} of {folder}; {where}; "
-        f"its last checkpoint is of epoch {state.epoch}{kept}. Try a lower lr or clip=1.0"
+        f"the loss of seed {state.seeds[row]} became {losses[row].tolist()} in epoch {state.epoch + 1} of {folder}; "
+        f"{where}; its last checkpoint is of epoch {state.epoch}{kept}. Try a lower lr or clip=1.0"
     )
 
 

@@ -18,6 +18,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,11 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
     found = read_json(path) if path.exists() else {}
     if not isinstance(found, dict):
         raise ValueError(f"{path} does not describe a run; it holds {found!r}")
-    for key, value in about.items():
-        if found.get(key) != value:
-            raise ValueError(
-                f"folder {folder} holds another run: its {key} is {found.get(key)}, asked for is {value}; "
-                "choose another folder or remove this one"
-            )
+    if differing := [key for key in about if found.get(key) != about[key]]:
+        raise ValueError(
+            f"folder {folder} holds another run: its {differing[0]} is {found.get(differing[0])}, asked for is "
+            f"{about[differing[0]]}; choose another folder or remove this one"
+        )
 
 
 def _set_aside_if_damaged(path: Path) -> None:
@@ -142,10 +142,8 @@ def _set_aside_if_damaged(path: Path) -> None:
         if path.exists():
             read_checkpoint(path)
     except ValueError as error:
-        number = 1
-        while (aside := path.with_name(f"{path.name}.damaged{number}")).exists():
-            number += 1
-        epoch = latest(path.parent)[1]["epoch"]
+        names = (path.with_name(f"{path.name}.damaged{number}") for number in count(1))
+        aside, epoch = next(name for name in names if not name.exists()), latest(path.parent)[1]["epoch"]
         os.replace(path, aside)
         warnings.warn(f"{error}; it is kept as {aside.name}, and training goes on from epoch {epoch}", stacklevel=5)
 

@@ -8,7 +8,6 @@ another order: data stay within 1e-5 of their largest value, forecasts within 3e
 import hashlib
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import build as build_model
-from helpers import rows, script_environment
+from helpers import rows, run_script
 
 from minconv import gated_scan
 from minconv.data import navier_stokes
@@ -82,33 +81,17 @@ def everything(folder: str, processes: int = 1, quiet: bool = True) -> dict[str,
     return drawn | found_in(where)
 
 
-def in_a_process(folder: Path, **options) -> dict[str, str]:
-    """``everything`` in a fresh process, where Python's own hashes differ and the working folder is another."""
-    options = {"processes": 1, "quiet": True} | options
-    code = f"""
-import json, sys
-from test_determinism import everything
-if __name__ == "__main__":
-    print(json.dumps(everything({str(folder)!r}, **{options!r})))
-"""
-    script = folder / "script.py"
-    folder.mkdir()
-    script.write_text(code)
-    words = {"PYTHONHASHSEED": str(len(folder.name)), "MINCONV_QUIET": "1" if options["quiet"] else ""}
-    environment = script_environment(**words)
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert bool("step" in done.stderr) is not options["quiet"]  # the bar's unit
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def test_processes_and_bars_change_no_byte(tmp_path):
-    """Fresh processes, two processes at once and progress bars: the same files of data, weights and logs."""
-    here = everything(str(tmp_path / "this process"))
-    assert in_a_process(tmp_path / "another") == here
-    assert in_a_process(tmp_path / "two at once, with bars", processes=2, quiet=False) == here
+    """A fresh process with other hashes, in another folder, with two workers and bars: the same data, weights, logs."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, sys; from test_determinism import everything\n"
+        "if __name__ == '__main__': print(json.dumps(everything(sys.argv[1], processes=2, quiet=False)))\n"
+    )
+    done = run_script([sys.executable, script, tmp_path / "there"], PYTHONHASHSEED="7", MINCONV_QUIET="")
+    assert done.returncode == 0, done.stderr
+    assert "step" in done.stderr  # the bar's unit
+    assert json.loads(done.stdout.splitlines()[-1]) == everything(str(tmp_path / "here"))
 
 
 # --- streams --------------------------------------------------------------------------------------

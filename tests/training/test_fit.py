@@ -52,8 +52,10 @@ def test_same_seed_same_weights_another_seed_others(tmp_path):
     )
 
 
-@pytest.mark.parametrize("step", [1, 7])
-@pytest.mark.parametrize("seeds, changed", [((1,), {"optimizer": "adam", "noise": 0.0}), ((1, 2), {"clip": 0.1})])
+@pytest.mark.parametrize(
+    "seeds, changed, step",
+    [((1,), {"optimizer": "adam", "noise": 0.0}, 7), ((1, 2), {"clip": 0.1}, 4), ((1, 2), {}, 1)],
+)
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, seeds, changed, step):
     settings = replace(SETTINGS, **changed)
     whole = train_one(tmp_path / "whole", seeds, settings)
@@ -91,9 +93,9 @@ def test_ctrl_c_finishes_the_step_and_the_run_goes_on_from_it(tmp_path, monkeypa
 
 
 def test_interrupted_at_every_step(tmp_path, whole):
-    for step in range(8):  # the steps done before are drawn again
+    for step in range(5):  # the steps done before are drawn again
         folder = train_until(tmp_path / "run", step % 3, SEEDS, action=raising(signal.SIGINT))
-    assert [row["epoch"] for row in read_log(folder)] == [1, 1, 2, 2]
+    assert [row["epoch"] for row in read_log(folder)] == [1, 1]
     train_one(folder, SEEDS)
     assert state(folder) == state(whole[SEEDS])
 
@@ -185,7 +187,7 @@ def test_learning_rate_falls_with_the_cosine_of_the_step(tmp_path):
     assert [row["lr"] for row in read_log(folder)] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("cell", ["convgru", "minconvlstm"])
+@pytest.mark.parametrize("cell", [pytest.param("convgru", marks=pytest.mark.slow), "minconvlstm"])
 def test_seeds_together_are_seeds_alone(tmp_path, cell):
     settings = replace(SETTINGS, clip=0.3)
     together = train_one(tmp_path / "all", (3, 1), settings, cell, precision="64-true")
