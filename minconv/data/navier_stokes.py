@@ -303,14 +303,14 @@ def generate(
 def _make(path: Path, parameters: dict[str, Any], batch: int, dtype: torch.dtype, device: torch.device) -> None:
     """Solves this process's share of the batches; the first process has those of all, and writes the file."""
     samples, frames, size, pool, first = (parameters[name] for name in ("samples", "frames", "size", "pool", "first"))
-    start_from = {name: parameters[name] for name in ("seed", "alpha", "tau")}
+    seed, alpha, tau = (parameters[name] for name in ("seed", "alpha", "tau"))
     force = forcing(size, parameters["amplitude"]).to(device, dtype)
     vorticity = np.empty((samples, frames, size // pool, size // pool), np.float32)
     starts = processes.share(range(0, samples, batch))
     with progress(total=len(starts) * frames, desc=path.name, unit="frame", quiet=processes.rank() > 0) as bar:
         for start in starts:
             count = min(batch, samples - start)
-            w0 = initial_vorticity(count, size, first=first + start, **start_from).to(device, dtype)
+            w0 = initial_vorticity(count, size, seed, first + start, alpha, tau).to(device, dtype)
             times = range(1, frames + 1)
             states = _states(w0, times, parameters["viscosity"], force, parameters["step"], first + start)
             for frame, state in enumerate(states):
