@@ -27,7 +27,7 @@ def how_long(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> str
         ValueError: there is no such notebook.
     """
     known = read_times(folder)
-    machines = ", ".join(dict.fromkeys(found["hardware"] for found in known.values()))
+    machines = "; ".join(dict.fromkeys(known[profile]["hardware"] for profile in PROFILES if profile in known))
     times = ", ".join(f"{profile} {time}" for profile, time in durations(notebook, folder).items())
     return times + (f" (on {machines})" if machines else "")
 
@@ -35,16 +35,15 @@ def how_long(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> str
 def durations(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> dict[str, str]:
     """The times of :func:`how_long` in words by profile; "not measured" where one that is asked for was not."""
     names = [path.stem for path in numbered(folder)]
-    if notebook is not None:
-        wanted = str(notebook).zfill(2)
-        chosen = [name for name in names if wanted in (name, name[:2])]
-        if not chosen:
-            raise ValueError(f"notebook must be one of {', '.join(names)}, or its number; got {notebook!r}")
+    chosen = [name for name in names if notebook is None or str(notebook).zfill(2) in (name, name[:2])]
+    if not chosen:
+        raise ValueError(f"notebook must be one of {', '.join(names)}, or its number; got {notebook!r}")
     known, found = read_times(folder), {}
     for profile in PROFILES:
         times = known.get(profile, {})
-        seconds = [times.get("notebooks", {}).get(name) for name in (chosen if notebook is not None else names)]
-        seconds += [] if notebook is not None else [times.get("set_up")]
+        seconds = [times.get("notebooks", {}).get(name) for name in chosen]
+        if notebook is None:
+            seconds.append(times.get("set_up"))
         found[profile] = "not measured" if None in seconds else clock(sum(seconds))
     return found
 
