@@ -48,6 +48,16 @@ def durations(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> di
     return found
 
 
+def tell(folder: Path = NOTEBOOKS) -> None:
+    """Writes how long each notebook takes as the last line of its first cell."""
+    for path in numbered(folder):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cell = notebook["cells"][0]
+        kept = "".join(cell["source"]).partition("\n\n*How long:")[0]
+        cell["source"] = f"{kept}\n\n*How long: {how_long(path.stem, folder)}.*".splitlines(keepends=True)
+        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def read_times(folder: Path = NOTEBOOKS) -> dict[str, Any]:
     """By profile ``hardware``, ``notebooks`` (seconds by name) and ``set_up`` (seconds); {} where none was recorded."""
     path = folder / "times.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minconv.artifact.times import NOTEBOOKS, numbered
+from minconv.artifact.times import NOTEBOOKS, how_long, numbered
 
 ABSOLUTE = re.compile(r"(?<![\w.])/(home|root|tmp|work|Users|usr|opt|var|mnt|private)/\w")
 
@@ -72,3 +72,7 @@ def test_definitions_are_short(notebook):
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 assert node.end_lineno - node.lineno < 10, f"{node.name} belongs in minconv/"
+
+
+def test_the_first_cell_says_how_long_it_takes(path, notebook):
+    assert "".join(notebook["cells"][0]["source"]).endswith(f"\n\n*How long: {how_long(path.stem)}.*")
