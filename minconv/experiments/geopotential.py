@@ -28,10 +28,10 @@ TRAINING = {
 }
 PERIODS = {"train": ("1979", "2014"), "validation": ("2015", "2016"), "test": ("2017", "2018")}
 FOUR_YEARS = PERIODS | {"train": ("2011", "2014")}
-FEW_MONTHS = {
-    "train": ("2017-01-01", "2017-12-31"),
-    "validation": ("2018-01-01", "2018-01-31"),
-    "test": ("2018-02-01", "2018-03-15"),
+FEW_MONTHS = {  # years that air temperature has as well
+    "train": ("2013-01-01", "2013-12-31"),
+    "validation": ("2014-01-01", "2014-01-31"),
+    "test": ("2014-02-01", "2014-03-15"),
 }
 # by profile: periods, what of the training differs, and models by setting
 SMALLER = {
