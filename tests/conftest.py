@@ -1,11 +1,13 @@
 """Fixtures for the tests of the package."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import REFERENCE
+
+REFERENCE = Path(__file__).resolve().parent / "reference"
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,6 @@ from minconv.core.layers import PADDINGS, PaddedConv2d
 from minconv.core.scan import GATINGS, gated_scan, linear_scan, usable
 from minconv.data.windows import Windows, fixed_windows, pieces
 from minconv.evaluation import weather
-from minconv.training import Run, Training, fit, load_weights
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -732,53 +731,3 @@ def test_a_climatology_needs_as_many_dates_as_it_has_waves(days):
     else:
         with pytest.raises(ValueError, match="series must"):
             weather.Climatology(few, annual=2)
-
-
-# --- training -------------------------------------------------------------------------------------
-
-
-def build(seed: int) -> Forecaster:
-    torch.manual_seed(seed)
-    return Forecaster("minconvgru", hidden=2, layers=1, size=(2, 2))
-
-
-def until_the_second_epoch(job: Run, frames: torch.Tensor, action) -> None:
-    """Trains on a copy of the frames; ``action`` is called with the windows when the second epoch has begun."""
-
-    def start_epoch(windows: Windows, epoch: int, begin=Windows.start_epoch) -> None:
-        begin(windows, epoch)
-        if epoch == 1:
-            action(windows)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Windows, "start_epoch", start_epoch)
-        fit(job, frames.clone(), frames, device="cpu", quiet=True)
-
-
-def test_a_loss_that_turns_non_finite_says_where(tmp_path):
-    """The step, what was in its batch, and the last good checkpoint, which is there and whole."""
-    frames = sprinkled((6, 5, 1, 2, 2), torch.float32, "normal", 1)
-    bad, good = (
-        Run(build, (4,), tmp_path / name, Training(context=2, horizon=0, epochs=2, batch=2)) for name in ("bad", "good")
-    )
-    batch, steps, cut = [], [], Windows.cut
-
-    def spoil(windows: Windows) -> None:  # the second step's batch
-        batch.extend(windows.order[0, 2:4].tolist())
-        windows.trajectories[batch] = inf
-        windows.cut = lambda step: steps.append(step) or cut(windows, step)
-
-    def interrupt(windows: Windows) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(FloatingPointError) as told:
-        until_the_second_epoch(bad, frames, spoil)
-    message = str(told.value)
-    assert "seed 4" in message and "step 2 of 3" in message and "epoch 2" in message
-    assert steps == [0, 1]  # it stopped there
-    assert f"trajectories {batch[0]}, {batch[1]}" in message
-    assert str(bad.folder / "last.safetensors") in message and "epoch 1" in message
-    with pytest.raises(KeyboardInterrupt):
-        until_the_second_epoch(good, frames, interrupt)
-    kept, expected = (load_weights(job.folder, "last")[4] for job in (bad, good))
-    assert all(torch.equal(kept[name], expected[name]) for name in expected)

@@ -345,17 +345,21 @@ def test_one_process_in_an_allocation_of_several(tmp_path, monkeypatch):
 def test_a_loss_that_turns_nan_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     train_until(tmp_path / "run", 6, (7, 8))
     before = contents(tmp_path / "run")
-    cut = Windows.cut
+    cut, batch, steps = Windows.cut, [], []
 
     def spoil(windows, n):
         inputs, targets = cut(windows, n)
         targets[1] = math.nan
+        batch.extend(windows.order[1, 2:4].tolist())
+        windows.cut = lambda step: steps.append(step) or cut(windows, step)
         return inputs, targets
 
     with monkeypatch.context() as patch:
         stop_at(patch, 1, spoil)
-        with pytest.raises(FloatingPointError, match=r"loss of seed 8 became \[nan.* in epoch 3 of .*run; .*epoch 2"):
+        with pytest.raises(FloatingPointError, match=r"loss of seed 8 became \[nan.* in epoch 3 of .*run; ") as told:
             train_one(tmp_path / "run", (7, 8))
+    assert f"first at step 2 of 3, with trajectories {batch[0]}, {batch[1]}; its" in str(told.value)
+    assert f"epoch 2, {tmp_path / 'run' / 'last.safetensors'}" in str(told.value) and not steps  # it stopped there
     assert contents(tmp_path / "run") == before
     assert_same(train_one(tmp_path / "run", (7, 8)), train_one(tmp_path / "whole", (7, 8)))
 
