@@ -26,9 +26,9 @@ import pytest
 import torch
 import xarray as xr
 
-from minconv.artifact import notebooks
+from minconv.artifact import options, times
 from minconv.artifact import readme as report
-from minconv.bench.measure import __main__ as bench
+from minconv.bench import __main__ as bench
 from minconv.data import navier_stokes
 from minconv.data import series as gridded
 
@@ -389,9 +389,9 @@ def harmless(numbers, tmp_path, monkeypatch) -> dict[str, Callable[[list[str]], 
     monkeypatch.setattr(report, "ROOT", tmp_path / "root")
     result = {"provenance": {"hardware": "none"}, "size": "smoke", "seconds": 0.0}
     monkeypatch.setattr(bench, "run", lambda *_: result)
-    monkeypatch.setattr(bench, "targets", lambda _: [])
+    monkeypatch.setattr(bench, "headlines", lambda _: {})
     monkeypatch.setattr(bench, "write_json", lambda path, _: Path(path))
-    return {"notebooks": notebooks.parse, "bench": bench.main, "report": report.main}
+    return {"notebooks": options.parse, "bench": bench.main, "report": report.main}
 
 
 @pytest.mark.slow
@@ -411,9 +411,9 @@ def test_odd_command_lines(harmless, tmp_path, one_thread):
                     assert re.search(r"--\w+|\b(arguments|directory|threads|output|README|results)\b", said) or any(
                         filter(said.count, line)
                     )
-            else:  # what minconv.artifact.notebooks goes on with
-                assert end.profile in (None, *notebooks.PROFILES)
-                numbers = [path.name[:2] for path in notebooks.numbered(notebooks.NOTEBOOKS)]
+            else:  # what minconv.artifact.run goes on with
+                assert end.profile in (None, *times.PROFILES)
+                numbers = [path.name[:2] for path in times.numbered(times.NOTEBOOKS)]
                 assert {end.first, end.only} <= {None, *numbers} and None in (end.first, end.only)
                 end = 0
         ends[name, end] += 1
