@@ -143,7 +143,8 @@ def test_nothing_is_unpinned_and_nothing_pinned_is_unneeded():
     if MISSING or OTHERS:
         pytest.skip(f"needs the versions of requirements.lock; differing here: {', '.join(MISSING + OTHERS)}")
     assert closure() - PINNED.keys() == set()
-    assert PINNED.keys() - closure() - TOOLS == set()
+    if sys.version_info < (3, 12):  # the lock is made with the oldest Python, for which packages need some more
+        assert PINNED.keys() - closure() - TOOLS == set()
 
 
 def test_every_pin_is_exact_and_all_but_torch_have_their_hashes():

@@ -349,16 +349,14 @@ print("done")"""
 @pytest.mark.slow
 def test_killed_at_any_moment_the_next_call_completes(tmp_path):
     """SIGKILL while a kernel is at work; then two at once, of which the second waits."""
-    results, rng = tmp_path / "results" / "smoke", random.Random(0)
+    results = tmp_path / "results" / "smoke"
     for name in (names := ("first", "second")):
         write(tmp_path / "notebooks" / f"0{len(name)}_{name}.ipynb", STEPS, FIGURE.format(name))
-    for _ in range(2):
-        (tmp_path / "begun").unlink(missing_ok=True)
-        process = command(tmp_path)
-        wait_for((tmp_path / "begun").exists, 90)
-        time.sleep(rng.uniform(0, 0.6))
-        process.kill()
-        assert ended(process) == -signal.SIGKILL
+    process = command(tmp_path)
+    wait_for((tmp_path / "begun").exists, 90)
+    time.sleep(random.random())
+    process.kill()
+    assert ended(process) in (0, -signal.SIGKILL)
     both = [command(tmp_path) for _ in range(2)]
     assert [ended(process) for process in both] == [0, 0]
     assert contents(results / "figures") == {f"{n}.{kind}": n.encode() for n in names for kind in ("pdf", "png")}

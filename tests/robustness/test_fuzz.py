@@ -26,7 +26,7 @@ import torch
 import xarray as xr
 from helpers import ROOT, run_script
 
-from minconv.artifact import notebooks
+from minconv.artifact import options, times
 from minconv.artifact import readme as report
 from minconv.bench import __main__ as bench
 from minconv.data import navier_stokes
@@ -373,8 +373,11 @@ def harmless(numbers, tmp_path, monkeypatch) -> dict[str, Callable[[list[str]], 
     monkeypatch.chdir(tmp_path / "root")
     monkeypatch.setenv("MINCONV_HOME", str(tmp_path / "root"))
     monkeypatch.setattr(report, "ROOT", tmp_path / "root")
-    monkeypatch.setattr(bench, "run", lambda *_: sys.exit(0))
-    return {"notebooks": notebooks.parse, "bench": bench.main, "report": report.main}
+    result = {"provenance": {"hardware": "none"}, "size": "smoke", "seconds": 0.0}
+    monkeypatch.setattr(bench, "run", lambda *_: result)
+    monkeypatch.setattr(bench, "headlines", lambda _: {})
+    monkeypatch.setattr(bench, "write_json", lambda path, _: Path(path))
+    return {"notebooks": options.parse, "bench": bench.main, "report": report.main}
 
 
 def test_odd_command_lines(harmless, tmp_path, one_thread):
@@ -393,9 +396,9 @@ def test_odd_command_lines(harmless, tmp_path, one_thread):
                     assert re.search(r"--\w+|\b(arguments|directory|threads|output|README|results)\b", said) or any(
                         filter(said.count, line)
                     )
-            else:  # what minconv.artifact.notebooks goes on with
-                assert end.profile in (None, *notebooks.PROFILES)
-                numbers = [path.name[:2] for path in notebooks.numbered(notebooks.NOTEBOOKS)]
+            else:  # what minconv.artifact.run goes on with
+                assert end.profile in (None, *times.PROFILES)
+                numbers = [path.name[:2] for path in times.numbered(times.NOTEBOOKS)]
                 assert {end.first, end.only} <= {None, *numbers} and None in (end.first, end.only)
                 end = 0
         ends[name, end] += 1
