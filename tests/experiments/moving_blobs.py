@@ -11,7 +11,7 @@ from minconv.experiments.tasks import Trajectories
 from minconv.training import Training
 
 SIZE, FRAMES, CONTEXT = 8, 10, 4
-TRAINING = Training(context=3, horizon=2, epochs=30, batch=4, optimizer="adam", lr=0.03, warmup=0.0, noise=0.0)
+TRAINING = Training(context=3, horizon=2, epochs=20, batch=4, optimizer="adam", lr=0.05, warmup=0.0, noise=0.0)
 
 
 def blobs(samples: int, seed: int) -> Tensor:

@@ -58,7 +58,7 @@ def test_one_model_alone_and_no_logs_of_what_is_not_trained(experiment):
     experiment.train("short", models=("one cell",))
     assert list(experiment.logs("short")) == ["one cell"]
     (rows,) = [read_log(run.folder) for run in experiment.runs("short")["one cell"] if run.seeds == (1,)]
-    assert len(rows) == 30
+    assert len(rows) == 20
 
 
 def test_default_profile(monkeypatch):
