@@ -11,7 +11,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
-    parser.addoption("--robustness", action="store_true", help="run tests/robustness, too, which takes minutes")
+    parser.addoption("--robustness", action="store_true", help="run tests/robustness and what is marked so, in minutes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,10 +51,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: needs --slow"))
+    for item in items:
+        for tier in ("slow", "robustness"):
+            if item.get_closest_marker(tier) and not config.getoption(f"--{tier}"):
+                item.add_marker(pytest.mark.skip(reason=f"{tier}: needs --{tier}"))
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

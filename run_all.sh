@@ -110,10 +110,24 @@ start() {
     exec "$python" "$@"
 }
 
+# The notebooks are replayed beside the tests: each keeps about one core busy.
+run_tests() {
+    exec 9<&-
+    local log status=0
+    log=$(mktemp)
+    "$python" -m pytest --nbval notebooks > "$log" 2>&1 &
+    trap 'kill $! 2> /dev/null; rm -f "$log"' EXIT
+    "$python" -m pytest --slow || status=$?
+    wait $! || status=$?
+    cat "$log"
+    exit "$status"
+}
+
 if [[ ${1-} == test ]]; then
     shift
     set_up
     cd "$root"
+    if [[ $# -eq 0 ]]; then run_tests; fi
     start -m pytest --nbval --slow --override-ini "testpaths=tests notebooks" "$@"
 fi
 checker=$(find_python)

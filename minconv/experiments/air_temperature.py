@@ -27,7 +27,7 @@ def air_temperature(profile: str | Profile | None = None, device: str = "auto") 
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
     training = replace(RECIPE, context=20, horizon=12, epochs=12, noise=0.0)
     if not profile.learned:
-        training = replace(training, context=8, horizon=4, epochs=1, batch=8)
+        training = replace(training, context=4, horizon=2, epochs=1, batch=64)
     found = series(fetch=profile.learned)
     options = {"layers": 3, "size": found.shape[1:], "padding": "replicate", "increment": True}
     build = partial(build_model, "minconvlstm", hidden=MODELS["minconvlstm"].channels[1], **options)

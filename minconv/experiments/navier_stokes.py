@@ -42,15 +42,16 @@ class Size:
     long: tuple[int, int] = (16, 221)
     less: Mapping[str, int] = field(default_factory=dict)
     adam: tuple[str, ...] = ("minconvlstm",)
-    ablations: tuple[str, ...] = ("recipe, short", "Adam", "no dilation", "4 layers, no dilation")
+    ablations: tuple[str, ...] = ()
 
 
 EVERY = ("convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm")
+SMALL = ("recipe, short", "Adam", "4 layers, no dilation")
 SIZES = {
-    "smoke": Size((3, 2, 2), 2, 1, 3, (2, 61), {"context": 5, "horizon": 2}),
-    "laptop": Size((64, 16, 32), 12, 3, 16),
-    "study": Size((64, 16, 32), 20, 4, 27, adam=EVERY, ablations=()),
-    "paper": Size((1000, 50, 200), 30, 4, 40, adam=EVERY, ablations=()),
+    "smoke": Size((3, 2, 2), 2, 1, 3, (2, 61), {"context": 5, "horizon": 2}, ablations=SMALL),
+    "laptop": Size((64, 16, 32), 8, 2, 11, ablations=SMALL),
+    "study": Size((64, 16, 32), 20, 4, 27, adam=EVERY),
+    "paper": Size((1000, 50, 200), 30, 4, 40, adam=EVERY),
 }
 
 

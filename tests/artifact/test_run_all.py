@@ -67,7 +67,7 @@ def test_set_up_once(fresh):
     assert shown == "it runs\n"
 
 
-@pytest.mark.slow
+@pytest.mark.robustness
 @pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
 def test_set_up_killed_at_any_moment_is_done_again_and_never_twice_at_once(fresh):
     """An installation that a killed ./run_all.sh has left running is waited for."""

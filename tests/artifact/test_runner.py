@@ -319,7 +319,7 @@ def gone(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().split()[2] == "Z"
 
 
-@pytest.mark.slow
+@pytest.mark.robustness
 def test_no_kernel_is_left_behind(tmp_path):
     """After SIGINT, SIGTERM and SIGKILL, each to a runner of its own."""
     waiting = "import os, pathlib, time\npathlib.Path('../pid').write_text(str(os.getpid()))\ntime.sleep(300)"
@@ -346,7 +346,7 @@ for step in range(20):
 print("done")"""
 
 
-@pytest.mark.slow
+@pytest.mark.robustness
 def test_killed_at_any_moment_the_next_call_completes(tmp_path):
     """SIGKILL while a kernel is at work; then two at once, of which the second waits."""
     results = tmp_path / "results" / "smoke"
