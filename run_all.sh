@@ -116,7 +116,7 @@ run_tests() {
     local log status=0
     log=$(mktemp)
     "$python" -m pytest --nbval notebooks > "$log" 2>&1 &
-    trap 'kill $! 2> /dev/null; rm -f "$log"' EXIT
+    trap 'kill $! 2> /dev/null || true; rm -f "$log"' EXIT
     "$python" -m pytest --slow || status=$?
     wait $! || status=$?
     cat "$log"
