@@ -29,7 +29,8 @@ from minconv.core.gates import coefficients, g, log_coefficients
 from minconv.core.layers import PADDINGS, PaddedConv2d
 from minconv.core.scan import GATINGS, gated_scan, linear_scan, usable
 from minconv.data.windows import Windows, fixed_windows, pieces
-from minconv.evaluation import weather
+from minconv.evaluation import Climatology, DampedPersistence, forecast, weather
+from minconv.evaluation.forecast import DIMS, verification
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -617,10 +618,10 @@ def test_forecasts(data):
     steps = data.draw(st.integers(1, 3))
     if not floats or shape[0] < 2 or not np.isfinite(values).all():
         with pytest.raises((TypeError, ValueError), match="series must"):
-            weather.forecast(adds_one, as_series(values), steps)
+            forecast(adds_one, as_series(values), steps)
         return
-    found = weather.forecast(adds_one, as_series(values), steps)
-    assert found.dims == weather.DIMS and found.shape == (1, steps, *shape[1:])
+    found = forecast(adds_one, as_series(values), steps)
+    assert found.dims == DIMS and found.shape == (1, steps, *shape[1:])
     for lead in range(steps):
         np.testing.assert_allclose(found.values[0, lead], values[-1] + np.float32(lead + 1), rtol=1e-6, atol=1e-6)
 
@@ -647,20 +648,20 @@ def test_forecasts(data):
 def test_what_is_no_series_is_refused(spoil):
     wrong = spoil(as_series(np.zeros((4, 2, 3), np.float32)))
     with pytest.raises((TypeError, ValueError), match="series must"):
-        weather.forecast(adds_one, wrong, 1)
+        forecast(adds_one, wrong, 1)
     with pytest.raises((TypeError, ValueError), match="series must"):
-        weather.Climatology(wrong, annual=0)
+        Climatology(wrong, annual=0)
 
 
 @pytest.fixture(scope="module")
-def case() -> tuple[xr.DataArray, xr.DataArray, weather.Climatology]:
+def case() -> tuple[xr.DataArray, xr.DataArray, Climatology]:
     """A forecast of 4 starts and 3 leads, what came true, and a climatology."""
     rng = np.random.default_rng(3)
     whole = as_series(rng.normal(size=(40, 3, 4)).astype(np.float32), hours=24)
     starts = whole.time[[3, 9, 20, 30]]
-    truth = weather.verification(whole, starts, 3)
+    truth = verification(whole, starts, 3)
     predicted = truth + rng.normal(size=truth.shape).astype(np.float32)
-    return predicted.astype(np.float32), truth, weather.Climatology(whole, annual=0)
+    return predicted.astype(np.float32), truth, Climatology(whole, annual=0)
 
 
 @given(st.data())
@@ -697,8 +698,8 @@ def test_scores_lose_no_value(case, data):
 def test_scores_on_any_grid(data):
     starts, leads, height, columns = (data.draw(st.integers(1, 3)) for _ in range(4))
     whole = as_series(np.random.default_rng(1).normal(size=(20, height, columns)).astype(np.float32), hours=24)
-    truth = weather.verification(whole, whole.time[[3, 5, 9][:starts]], leads)
-    climatology = weather.Climatology(whole, annual=0)
+    truth = verification(whole, whole.time[[3, 5, 9][:starts]], leads)
+    climatology = Climatology(whole, annual=0)
     if height == 1:  # a row alone has no area
         with pytest.raises(ValueError, match="lat must be two latitudes or more"):
             weather.scores(truth + 1, truth, climatology)
@@ -713,13 +714,13 @@ def test_a_climatology_of_another_grid_is_refused(case):
     predicted, truth, _ = case
     other = as_series(np.ones((20, 3, 4), np.float32), hours=24)
     for wrong in (other.assign_coords(lon=other.lon + 1), other[:, :2], other[:, :, :1]):
-        climatology = weather.Climatology(wrong, annual=0)
+        climatology = Climatology(wrong, annual=0)
         with pytest.raises(ValueError, match="climatology must be"):
             weather.scores(predicted, truth, climatology)
         with pytest.raises(ValueError, match="climatology must be"):
-            weather.forecast(adds_one, other, 1, climatology)
+            forecast(climatology, other, 1)
         with pytest.raises(ValueError, match="climatology must be"):
-            weather.DampedPersistence(other, climatology, 2)
+            DampedPersistence(other, climatology, 2)
 
 
 @pytest.mark.parametrize("days", [365, 180, 73])
@@ -727,7 +728,7 @@ def test_a_climatology_needs_as_many_dates_as_it_has_waves(days):
     """Two years of a few dates: what five unknowns cannot be told from is refused, not made up."""
     few = as_series(np.random.default_rng(2).normal(size=(1 + 730 // days, 2, 3)).astype(np.float32), hours=24 * days)
     if days == 73:
-        assert np.isfinite(weather.Climatology(few, annual=1).at(few.time)).all()
+        assert np.isfinite(Climatology(few, annual=1).at(few.time)).all()
     else:
         with pytest.raises(ValueError, match="series must"):
-            weather.Climatology(few, annual=2)
+            Climatology(few, annual=2)
