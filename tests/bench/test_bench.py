@@ -363,6 +363,7 @@ def result() -> dict:
         return suite.run(TINY, "cpu")
 
 
+@pytest.mark.slow
 def test_result_is_plain_and_says_what_made_it(result):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert (result["size"], result["device"], result["threads"]) == ("smoke", "cpu", 1)
@@ -375,6 +376,7 @@ def test_result_is_plain_and_says_what_made_it(result):
     assert result["default"] == BACKENDS[-1] and result["layout"] in suite.LAYOUTS
 
 
+@pytest.mark.slow
 def test_scan_rows(result):
     rows = result["scan"]
     ways = {(name, layout) for name in BACKENDS for layout in suite.LAYOUTS} | {("copy", None)}
@@ -394,6 +396,7 @@ def test_scan_rows(result):
     assert set(lengths.backend.values) == {*BACKENDS, "copy"} and lengths["T"].values.tolist() == [3]
 
 
+@pytest.mark.slow
 def test_accuracy_rows(result):
     rows = result["accuracy"]
     assert len(rows) == len(TINY.gatings) * len(TINY.lengths) * len(BACKENDS)
@@ -401,6 +404,7 @@ def test_accuracy_rows(result):
         assert 0 < max(row["output"], row["gradient"]) < (1e-3 if row["backend"] == "logspace" else 2e-6)
 
 
+@pytest.mark.slow
 def test_training_rows(result):
     rows = result["training"]
     assert len(rows) == len(TINY.steps) * (len(MODELS) + 2)
@@ -490,6 +494,7 @@ def test_no_gpu(capsys):
     assert "where there is no CUDA GPU" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option, size", [([], "quick"), (["--full"], "full"), (["--smoke"], "smoke")])
 def test_writes_the_result_and_prints_its_numbers(option, size, result, tmp_path, monkeypatch, capsys):
     asked = []

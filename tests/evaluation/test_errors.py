@@ -503,6 +503,7 @@ def test_standard_error_over_seeds():
     assert (low + high) / 2 == pytest.approx(difference, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seeds, by_seed, least, most",
     [(3, 0.1, 0.78, 0.93), (10, 0.1, 0.9, 0.98), (3, 0.01, 0.94, 1)],
