@@ -24,7 +24,7 @@ ABOUT = {"source": "NCEP/NCAR Reanalysis 1", "long_name": "air temperature", "un
 
 def air_temperature(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
     """MinConvLSTM on anomalies from the climatology, predicting increments; opens the series, see ``series``."""
-    profile = profile if isinstance(profile, Profile) else get_profile(profile)
+    profile = get_profile(profile)
     training = replace(RECIPE, context=20, horizon=12, epochs=12, noise=0.0)
     if not profile.learned:
         training = replace(training, context=4, horizon=2, epochs=1, batch=64)

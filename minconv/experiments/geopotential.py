@@ -56,7 +56,7 @@ def geopotential(
             where ERA5 is: a folder of WeatherBench 1 files, or the path or URL of a WeatherBench 2 Zarr store, from
             which the years are fetched once.
     """
-    profile = profile if isinstance(profile, Profile) else get_profile(profile)
+    profile = get_profile(profile)
     periods, less = SMALLER[profile.name]
     every = {name: (name, "cylinder") for name in CELLS}
     pair = {name: every[name] for name in PAIR}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from minconv.core.cells import CELLS
 from minconv.data import navier_stokes as solver
 from minconv.experiments.experiment import Experiment, Setting
 from minconv.experiments.profiles import Profile, get_profile, home
@@ -45,19 +46,18 @@ class Size:
     ablations: tuple[str, ...] = ()
 
 
-EVERY = ("convgru", "convlstm", "minconvgru", "minconvlstm", "minconvexplstm")
 SMALL = ("recipe, short", "Adam", "4 layers, no dilation")
 SIZES = {
     "smoke": Size((3, 2, 2), 2, 1, 3, (2, 61), {"context": 5, "horizon": 2}, ablations=SMALL),
     "laptop": Size((64, 16, 32), 8, 2, 11, ablations=SMALL),
-    "study": Size((64, 16, 32), 20, 4, 27, adam=EVERY),
-    "paper": Size((1000, 50, 200), 30, 4, 40, adam=EVERY),
+    "study": Size((64, 16, 32), 20, 4, 27, adam=tuple(CELLS)),
+    "paper": Size((1000, 50, 200), 30, 4, 40, adam=tuple(CELLS)),
 }
 
 
 def navier_stokes(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
     """All cells as published, without weight decay and with the recipe, at 175,000 parameters on 16 x 16."""
-    profile = profile if isinstance(profile, Profile) else get_profile(profile)
+    profile = get_profile(profile)
     size, seeds = SIZES[profile.name], profile.seeds
     less = {"epochs": size.epochs, **size.less}
     settings = {

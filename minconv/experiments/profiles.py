@@ -1,7 +1,7 @@
 """How large the experiments are, and where data and results are kept.
 
-``smoke`` shows in minutes that everything runs, ``laptop`` trains models that have learned within the hour on two CPU
-cores, ``study`` takes hours there and is what the committed figures show, ``paper`` has the settings of
+``smoke`` shows in minutes that everything runs, ``laptop`` trains models that have learned, meant to take less than an
+hour on two CPU cores, ``study`` takes hours there and is what the committed figures show, ``paper`` has the settings of
 arXiv 2508.03614 and asks for a GPU.
 """
 
@@ -81,6 +81,8 @@ def default_profile() -> str:
     return os.environ.get("MINCONV_PROFILE") or ("paper" if torch.cuda.is_available() else "laptop")
 
 
-def get_profile(name: str | None = None) -> Profile:
-    """A profile by name; None is the default. Raises ValueError on an unknown name."""
+def get_profile(name: "str | Profile | None" = None) -> Profile:
+    """A profile by name, or itself; None is the default. Raises ValueError on an unknown name."""
+    if isinstance(name, Profile):
+        return name
     return PROFILES[choice("profile", default_profile() if name is None else name, PROFILES)]
