@@ -33,6 +33,7 @@ STYLE = {
     "persistence": _line("Persistence", BLACK, "", (0, (4, 2))),
     "damped persistence": _line("Damped persistence", "0.3", "", (0, (4, 1, 1, 1))),
     "climatology": _line("Climatology", "0.6", "", (0, (1, 1))),
+    "ridge regression": _line("Ridge regression", "0.45", "", (0, (6, 1, 1, 1, 1, 1))),
     "truth": _line("Truth", BLACK, ""),
 }
 BACKENDS = {

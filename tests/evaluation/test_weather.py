@@ -11,7 +11,8 @@ from minconv import Forecaster
 from minconv.data.grid import area_weights
 from minconv.evaluation import Climatology, DampedPersistence, persistence, weather
 from minconv.evaluation import forecast as one_forecast
-from minconv.evaluation.forecast import DAY, DIMS, Scaled, forecasts, init_times, verification
+from minconv.evaluation.fields import DAY, DIMS
+from minconv.evaluation.forecast import Scaled, forecasts, init_times, verification
 
 HOUR = np.timedelta64(1, "h")
 LAT, LON = np.arange(-75.0, 90.0, 30.0), np.arange(0.0, 360.0, 45.0)
@@ -151,7 +152,7 @@ def test_damped_persistence_of_a_red_noise_decays_with_its_correlation():
     starts = whole.time[100:130_00:10]
     scored = weather.scores(forecasts(damped, whole, starts, 1, 4), verification(whole, starts, 4), climatology)
     np.testing.assert_allclose(scored.rmse, np.sqrt(1 - keep ** (2 * np.arange(1, 5))), rtol=0.03)
-    np.testing.assert_array_equal(damped.factors.shape, (4, len(LAT), len(LON)))
+    assert damped.factors.shape == (4, 1, len(LAT), len(LON))
 
 
 def test_damped_persistence_where_nothing_ever_happens():
