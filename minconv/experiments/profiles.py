@@ -72,8 +72,9 @@ PROFILES = {
 
 
 def home() -> Path:
-    """Folder that holds data/ and results/: $MINCONV_HOME, or the project's root."""
-    return Path(os.environ.get("MINCONV_HOME") or Path(__file__).resolve().parents[2])
+    """Folder that holds data/ and results/: $MINCONV_HOME, or the project's root; where there is none, this folder."""
+    root = Path(__file__).resolve().parents[2]
+    return Path(os.environ.get("MINCONV_HOME") or (root if (root / "pyproject.toml").is_file() else Path.cwd()))
 
 
 def default_profile() -> str:

@@ -54,8 +54,8 @@ class Series:
     """Forecasts of a week from a gridded series, verified by lead time.
 
     Args:
-        parts: ``train``, ``validation`` and ``test``, each over (time, lat, lon), or a Dataset of several variables, which
-            are the channels of the frames; see ``split``.
+        parts: ``train``, ``validation`` and ``test``, each over (time, lat, lon), or a Dataset of several variables,
+            the channels of the frames; see ``split``.
         window: frames that a model is trained on at once.
         context: frames that a test forecast is made from.
         every: days from one test forecast to the next, in turn.
