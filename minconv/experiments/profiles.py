@@ -1,7 +1,7 @@
 """How large the experiments are, and where data and results are kept.
 
-``smoke`` shows in minutes that everything runs, ``laptop`` trains models that have learned, meant to take less than an
-hour on two CPU cores, ``study`` takes hours there and is what the committed figures show, ``paper`` has the settings of
+``smoke`` shows in minutes that everything runs, ``laptop`` trains models that have learned, in less than an hour on
+two CPU cores, ``study`` takes hours there and is what the committed figures show, ``paper`` has the settings of
 arXiv 2508.03614 and asks for a GPU.
 """
 
