@@ -132,7 +132,7 @@ class Experiment:
                     yield model, seed, restore(run.build(seed), weights).to(pick_device(self.device)).eval()
 
     def evaluate(self, setting: str | None = None, task: Task | None = None) -> xr.Dataset:
-        """Errors of every baseline, model and seed of a setting, by default the first; dims model, seed, and the task's.
+        """Errors of every baseline, model and seed of a setting, by default the first; dims model, seed and others.
 
         Under ``torchrun`` every process calls this, forecasts with its share of the models, and has the whole result.
 
