@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from minconv.data.grid import coarsen
 from minconv.data.series import frames
 from minconv.data.windows import pieces
-from minconv.evaluation.baselines import Climatology, DampedPersistence, RidgeRegression, persistence
+from minconv.evaluation.baselines import Climatology, DampedPersistence, persistence
 from minconv.evaluation.errors import evaluate
 from minconv.evaluation.fields import DAY, Field, frame_step
 from minconv.evaluation.forecast import Forecaster, Scaled, forecasts, init_times, rollout, verification
@@ -122,13 +122,8 @@ class Series:
 
     @cached_property
     def baselines(self) -> dict[str, Forecaster]:
-        past = self.parts["train"], self.climatology, self.steps
-        return {
-            "persistence": persistence,
-            "damped persistence": DampedPersistence(*past),
-            "climatology": self.climatology,
-            "ridge regression": RidgeRegression(*past),
-        }
+        damped = DampedPersistence(self.parts["train"], self.climatology, self.steps)
+        return {"persistence": persistence, "damped persistence": damped, "climatology": self.climatology}
 
     def forecasts(self, forecaster: Forecaster, starts: xr.DataArray | None = None) -> xr.DataArray | xr.Dataset:
         """From each of the test forecasts' starts, or from some of them."""
