@@ -1,11 +1,13 @@
 """Baselines as forecasters: persistence, climatology and damped persistence cost nothing, a linear map seconds."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from minconv.evaluation.fields import DAY, as_array, frame_step, same_grid
+from minconv.evaluation.forecast import DAY, as_array, frame_step, same_grid
 from minconv.runtime.checks import whole
 
 PENALTIES = np.logspace(-4, 3, 22)  # of ridge regression, as parts of the mean variance of what it sees
@@ -152,14 +154,14 @@ class RidgeRegression:
         rows = anomalies.reshape(len(anomalies), -1) / self.std
         seen = np.concatenate([rows[self.frames - 1 - k : len(rows) - k] for k in range(self.frames)], axis=1)
         wanted = [rows[self.frames - 1 + lead :] for lead in range(1, steps + 1)]
-        part = len(seen) - steps - len(seen) // 5  # fitted on frames before those that choose the penalty
-        first, whole_series = _Regression(seen[:part]), _Regression(seen[: len(seen) - steps])
-        later = seen[part + steps : len(seen) - steps]
-        maps = []
+        end = len(seen) - steps  # those with a target at every lead
+        part = end - len(seen) // 5  # fitted on frames before those that choose the penalty
+        first, whole_series = _Regression(seen[:part]), _Regression(seen[:end])
+        later, maps = seen[part + steps : end], []
         for target in wanted:
-            truth = target[part + steps : len(seen) - steps]
-            errors = [np.square(later @ first.fit(target[:part], penalty) - truth).mean() for penalty in PENALTIES]
-            maps.append(whole_series.fit(target[: len(seen) - steps], PENALTIES[int(np.argmin(errors))]))
+            truth, fits = target[part + steps : end], first.fits(target[:part], PENALTIES)
+            errors = [np.square(later @ fit - truth).mean() for fit in fits]
+            maps += whole_series.fits(target[:end], [PENALTIES[int(np.argmin(errors))]])
         self.maps = np.stack(maps).astype(np.float32)  # [leads, seen, cells]
 
     def __call__(self, frames: Tensor, horizon: int = 0) -> Tensor:
@@ -182,15 +184,16 @@ class _Regression:
 
     def __init__(self, x: np.ndarray):
         self.x, self.tall = x, len(x) >= x.shape[1]
-        values, self.vectors = np.linalg.eigh(x.T @ x if self.tall else x @ x.T)
-        self.values, self.scale = values.clip(min=0), np.trace(x.T @ x if self.tall else x @ x.T) / x.shape[1]
+        products = x.T @ x if self.tall else x @ x.T  # the smaller
+        values, self.vectors = np.linalg.eigh(products)
+        self.values, self.scale = values.clip(min=0), np.trace(products) / x.shape[1]
 
-    def fit(self, y: np.ndarray, penalty: float) -> np.ndarray:
-        """[columns, cells] for y [rows, cells]."""
-        inverse = 1 / (self.values + penalty * self.scale)[:, None]
-        if self.tall:
-            return self.vectors @ (inverse * (self.vectors.T @ (self.x.T @ y)))
-        return self.x.T @ (self.vectors @ (inverse * (self.vectors.T @ y)))
+    def fits(self, y: np.ndarray, penalties: Iterable[float]) -> Iterator[np.ndarray]:
+        """[columns, cells] for y [rows, cells], by penalty."""
+        turned = self.vectors.T @ (self.x.T @ y if self.tall else y)
+        for penalty in penalties:
+            found = self.vectors @ (turned / (self.values + penalty * self.scale)[:, None])
+            yield found if self.tall else self.x.T @ found
 
 
 def _anomalies(series: xr.DataArray | xr.Dataset, climatology: Climatology, steps: int) -> np.ndarray:

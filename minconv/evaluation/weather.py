@@ -7,7 +7,7 @@ import xarray as xr
 
 from minconv.data.grid import area_weights
 from minconv.evaluation.baselines import Climatology
-from minconv.evaluation.fields import DAY, DIMS, VARIABLE, as_array, same_grid
+from minconv.evaluation.forecast import DAY, DIMS, VARIABLE, as_array, same_grid
 
 
 def scores(

@@ -76,22 +76,20 @@ class Experiment:
         settings: by name.
         load: makes the task, its tensors on a device.
         device: to train and forecast on.
-        root: where runs are kept, if not in the profile's folder.
     """
 
     name: str
-    profile: Profile | None
+    profile: Profile
     settings: Mapping[str, Setting]
     load: Callable[[torch.device], Task]
     device: str = "auto"
-    root: Path | None = None
 
     @cached_property
     def task(self) -> Task:
         return self.load(pick_device(self.device))
 
     def folder(self, setting: str) -> Path:
-        return (self.root or self.profile.folder / "runs" / self.name) / setting
+        return self.profile.folder / "runs" / self.name / setting
 
     def runs(self, setting: str, precision: str = "32-true") -> dict[str, list[Run]]:
         """By model, what there is to train for a setting, each in ``folder``/model/seeds.
@@ -123,16 +121,15 @@ class Experiment:
             if all(run.folder.is_dir() for run in found)
         }
 
-    def trained(self, setting: str | None = None) -> Iterator[tuple[str, int, nn.Module]]:
-        """Model, seed and trained network at its lowest validation loss, one after another; by default of the first
-        setting."""
-        for model, runs in self.runs(setting or next(iter(self.settings))).items():
+    def trained(self, setting: str) -> Iterator[tuple[str, int, nn.Module]]:
+        """Model, seed and trained network at its lowest validation loss, one after another."""
+        for model, runs in self.runs(setting).items():
             for run in runs:
                 for seed, weights in load_weights(run.folder).items():
                     yield model, seed, restore(run.build(seed), weights).to(pick_device(self.device)).eval()
 
-    def evaluate(self, setting: str | None = None, task: Task | None = None) -> xr.Dataset:
-        """Errors of every baseline, model and seed of a setting, by default the first; dims model, seed and others.
+    def evaluate(self, setting: str, task: Task | None = None) -> xr.Dataset:
+        """Errors of every baseline, model and seed of a setting; dims model, seed, and those of the task's errors.
 
         Under ``torchrun`` every process calls this, forecasts with its share of the models, and has the whole result.
 

@@ -14,8 +14,7 @@ from minconv.data.series import frames
 from minconv.data.windows import pieces
 from minconv.evaluation.baselines import Climatology, DampedPersistence, persistence
 from minconv.evaluation.errors import evaluate
-from minconv.evaluation.fields import DAY, Field, frame_step
-from minconv.evaluation.forecast import Forecaster, Scaled, forecasts, init_times, rollout, verification
+from minconv.evaluation.forecast import DAY, Forecaster, Scaled, forecasts, init_times, rollout, verification
 from minconv.evaluation.weather import scores
 
 
@@ -54,8 +53,7 @@ class Series:
     """Forecasts of a week from a gridded series, verified by lead time.
 
     Args:
-        parts: ``train``, ``validation`` and ``test``, each over (time, lat, lon), or a Dataset of several variables,
-            the channels of the frames; see ``split``.
+        parts: ``train``, ``validation`` and ``test``, each over (time, lat, lon); see ``split``.
         window: frames that a model is trained on at once.
         context: frames that a test forecast is made from.
         every: days from one test forecast to the next, in turn.
@@ -63,7 +61,7 @@ class Series:
         device: of the models.
     """
 
-    parts: Mapping[str, xr.DataArray | xr.Dataset]
+    parts: Mapping[str, xr.DataArray]
     window: int
     context: int = 20
     every: tuple[float, ...] = (3, 4)
@@ -76,18 +74,14 @@ class Series:
         return Climatology(self.parts["train"])
 
     def frames(self, part: str) -> Tensor:
-        """The models' frames [T, C, H, W] of a part, in the units of the series."""
+        """The models' frames [T, 1, H, W] of a part, in the units of the series."""
         field = self.parts[part]
-        found = frames(field)
-        if self.anomalies:
-            found -= torch.from_numpy(self.climatology.at(field.time).values).view_as(found)
-        return found
+        return frames(field - self.climatology.at(field.time) if self.anomalies else field)
 
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel."""
-        values = self.frames("train").double().transpose(0, 1).flatten(1)
-        return values.mean(1), values.std(1)
+        values = self.frames("train").double()
+        return values.mean(), values.std()
 
     def forecaster(self, model: nn.Module) -> Scaled:
         base = self.climatology if self.anomalies else None
@@ -108,7 +102,8 @@ class Series:
     @cached_property
     def steps(self) -> int:
         """Frames of a test forecast."""
-        return max(1, round(self.days * DAY / frame_step(self.parts["test"])))
+        times = self.parts["test"].time.values
+        return round(self.days * DAY / (times[1] - times[0]))
 
     @cached_property
     def starts(self) -> xr.DataArray:
@@ -116,7 +111,7 @@ class Series:
         return init_times(self.parts["test"], self.context, self.steps, self.every)
 
     @cached_property
-    def truth(self) -> xr.DataArray | xr.Dataset:
+    def truth(self) -> xr.DataArray:
         """What test forecasts are compared with."""
         return verification(self.parts["test"], self.starts, self.steps)
 
@@ -125,7 +120,7 @@ class Series:
         damped = DampedPersistence(self.parts["train"], self.climatology, self.steps)
         return {"persistence": persistence, "damped persistence": damped, "climatology": self.climatology}
 
-    def forecasts(self, forecaster: Forecaster, starts: xr.DataArray | None = None) -> xr.DataArray | xr.Dataset:
+    def forecasts(self, forecaster: Forecaster, starts: xr.DataArray | None = None) -> xr.DataArray:
         """From each of the test forecasts' starts, or from some of them."""
         starts = self.starts if starts is None else starts
         return forecasts(forecaster, self.parts["test"], starts, self.context, self.steps)
@@ -134,8 +129,10 @@ class Series:
         return scores(self.forecasts(forecaster), self.truth, self.climatology)
 
 
-def split(series: Field, periods: Mapping[str, tuple[str, str]], least: int, factor: int = 1) -> dict[str, Field]:
-    """Parts of a series over (time, lat, lon), or of a Dataset of several, by first and last date, in memory.
+def split(
+    series: xr.DataArray, periods: Mapping[str, tuple[str, str]], least: int, factor: int = 1
+) -> dict[str, xr.DataArray]:
+    """Parts of a series over (time, lat, lon) by first and last date, in memory.
 
     Args:
         periods: by part, dates as xarray selects by: ("1979", "2014").

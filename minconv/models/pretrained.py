@@ -41,10 +41,10 @@ class Pretrained(nn.Module):
             TypeError, ValueError: not as many numbers, not finite, or a standard deviation that is not above 0.
         """
         mean, std = ([float(value) for value in values] for values in (mean, std))
-        if len(mean) != len(std) or len(mean) != getattr(self, "channels", len(mean)):
+        channels = getattr(self, "channels", len(mean))
+        if not len(mean) == len(std) == channels:
             raise ValueError(
-                f"mean and std must have one number for each of the {getattr(self, 'channels', len(mean))} channels; "
-                f"got {len(mean)} and {len(std)}"
+                f"mean and std must have one number for each of the {channels} channels; got {len(mean)} and {len(std)}"
             )
         if not np.isfinite(mean).all():
             raise ValueError(f"mean must be finite; got {mean}")
@@ -158,10 +158,7 @@ class Pretrained(nn.Module):
         kept = {id(named[name]) for name in weights if name in named}
         tied = [name for name, tensor in named.items() if name not in weights and id(tensor) in kept]
         found = self.load_state_dict(weights, strict=False)
-        for what, names in (
-            ("lack", set(found.missing_keys) - set(tied)),
-            ("have besides", found.unexpected_keys),
-        ):
+        for what, names in (("lack", set(found.missing_keys) - set(tied)), ("have besides", found.unexpected_keys)):
             if names:
                 raise ValueError(f"its weights {what} {', '.join(sorted(names))}")
 

@@ -1,37 +1,15 @@
-"""What the figures share: a model's colour, marker and line, sizes, words, axes and legends.
+"""What the figures share: sizes, words, axes and legends; a model's colour, marker and line are in ``runtime.names``.
 
-A model has one colour, marker and line everywhere (:data:`STYLE`, colours of Okabe and Ito): the classical cells
-are broken lines, the minimal ones solid, so that figures read in grey as well; ``minconv.models.register`` adds to it.
-Sizes are those of a printed page;
-text is 9 pt and stays text in the PDF. In a notebook a figure shows by itself at the end of its cell.
+Sizes are those of a printed page; text is 9 pt and stays text in the PDF. In a notebook a figure shows by itself at the
+end of its cell.
 """
 
 import matplotlib.pyplot as plt
 
-from minconv.runtime.names import STYLE, style
+from minconv.runtime.names import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, STYLE, VERMILION, style
 
 COLUMN, PAGE = 3.4, 7.0  # inches
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-WINE, TEAL = "#882255", "#44AA99"  # of Tol, for pairs that stand alone
-
-STYLE |= {
-    "convgru": style("ConvGRU", SKY, "v", (0, (1, 1))),
-    "convlstm": style("ConvLSTM", BLUE, "s", (0, (4, 1, 1, 1))),
-    "minconvgru": style("MinConvGRU", ORANGE, "^"),
-    "minconvlstm": style("MinConvLSTM", VERMILION, "o"),
-    "minconvexplstm": style("MinConvExpLSTM", GREEN, "D"),
-    "published": style("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
-    "half": style("MinConvLSTM, bf16-mixed", "0.45", "X", (0, (1, 1))),
-    "cylinder": style("MinConvLSTM, cylinder padding", WINE, "<", (0, (6, 1.5))),
-    "sphere": style("MinConvLSTM, sphere padding", TEAL, ">"),
-    "persistence": style("Persistence", BLACK, "", (0, (4, 2))),
-    "damped persistence": style("Damped persistence", "0.3", "", (0, (4, 1, 1, 1))),
-    "climatology": style("Climatology", "0.6", "", (0, (1, 1))),
-    "ridge regression": style("Ridge regression", "#8C510A", "", (0, (6, 1, 1, 1, 1, 1))),
-    "truth": style("Truth", BLACK, ""),
-}
 BACKENDS = {
     "stepwise": style("frame by frame", PURPLE, "P", (0, (4, 2))),
     "reference": style("reference (loop)", BLACK, "s", (0, (1, 1))),

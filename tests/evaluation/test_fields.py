@@ -9,8 +9,7 @@ from test_weather import LAT, LON, adds_one, noise, series
 from minconv import Forecaster
 from minconv.evaluation import Climatology, DampedPersistence, forecast, persistence, rollout, scores
 from minconv.evaluation.baselines import RidgeRegression
-from minconv.evaluation.fields import DAY
-from minconv.evaluation.forecast import Scaled, forecasts, init_times, verification
+from minconv.evaluation.forecast import DAY, Scaled, forecasts, init_times, verification
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,7 +56,6 @@ def test_a_model_of_several_variables_in_their_units():
     np.testing.assert_allclose(found.t[0], expected[:, 1], rtol=1e-6)
     trajectories = torch.from_numpy(frames)[None]
     np.testing.assert_allclose(rollout(model, trajectories, 5)[0, -3:], model.predict(frames[:5], 3), rtol=1e-6)
-    assert not model.normalisation or "normalisation" not in dict(model.named_buffers())
 
 
 def test_other_variables_and_grids_are_refused():
@@ -99,7 +97,7 @@ def test_climatology_knows_every_hour_that_the_series_has(hours, first):
     np.testing.assert_allclose(climatology.at(whole.time), whole, atol=1e-5)
     starts = init_times(whole, 4, 4)
     scored = scores(forecasts(persistence, whole, starts, 4, 4), verification(whole, starts, 4), climatology)
-    assert (scored.acc == 0).all() or abs(scored.acc).max() < 0.2  # no anomaly is there to be forecast
+    assert abs(scored.acc).max() < 0.2  # no anomaly is there to be forecast
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -11,8 +11,7 @@ from minconv import Forecaster
 from minconv.data.grid import area_weights
 from minconv.evaluation import Climatology, DampedPersistence, persistence, weather
 from minconv.evaluation import forecast as one_forecast
-from minconv.evaluation.fields import DAY, DIMS
-from minconv.evaluation.forecast import Scaled, forecasts, init_times, verification
+from minconv.evaluation.forecast import DAY, DIMS, Scaled, forecasts, init_times, verification
 
 HOUR = np.timedelta64(1, "h")
 LAT, LON = np.arange(-75.0, 90.0, 30.0), np.arange(0.0, 360.0, 45.0)

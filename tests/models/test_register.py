@@ -10,7 +10,7 @@ from minconv.core.gates import GATINGS, Gating
 from minconv.core.scan import usable
 from minconv.experiments.navier_stokes import navier_stokes
 from minconv.models import MODELS, build_model, count_parameters, register
-from minconv.plots.style import STYLE
+from minconv.runtime.names import STYLE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,11 +22,7 @@ class Decay(MinimalCell):
 
 
 @pytest.fixture
-def decay(monkeypatch):
-    for registry in (CELLS, MODELS, STYLE, GATINGS):
-        for name in ("decay",):
-            monkeypatch.setitem(registry, name, None)
-            monkeypatch.delitem(registry, name)
+def decay():
     GATINGS["decay"] = Gating(2, lambda z: -logsigmoid(z).exp() * 3)
     register("decay", Decay, label="Decay", color="#882255")
     yield "decay"

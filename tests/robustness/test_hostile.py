@@ -30,8 +30,7 @@ from minconv.core.layers import PADDINGS, PaddedConv2d
 from minconv.core.scan import GATINGS, gated_scan, linear_scan, usable
 from minconv.data.windows import Windows, fixed_windows, pieces
 from minconv.evaluation import Climatology, DampedPersistence, forecast, weather
-from minconv.evaluation.fields import DIMS
-from minconv.evaluation.forecast import verification
+from minconv.evaluation.forecast import DIMS, verification
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
