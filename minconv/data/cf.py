@@ -220,26 +220,32 @@ def _member(field: xr.DataArray, others: list[Hashable], select: Mapping[str, An
 
 def _listed(labels: xr.DataArray) -> str:
     """The first labels along a dimension as they are to be written."""
-    values = labels.values[:10]
+    values = _labels(labels)[:10]
     if values.dtype.kind == "m":
         words = [repr(f"{value / np.timedelta64(1, 'h'):g}h") for value in values]
     elif values.dtype.kind == "f":
         words = [f"{value:g}" for value in values]
     else:
-        words = [repr(value) for value in values.astype(str if values.dtype.kind in "SMO" else values.dtype).tolist()]
+        words = [repr(value) for value in values.astype(str if values.dtype.kind in "MO" else values.dtype).tolist()]
     return ", ".join(words) + f", ... ({labels.size} in all)" * (labels.size > len(words))
+
+
+def _labels(labels: xr.DataArray) -> np.ndarray:
+    """Labels as numbers, texts or dates, and as durations where the file has numbers of hours or the like."""
+    name, values = labels.name, labels.values
+    if values.dtype.kind in "iuf":
+        about = {"units": labels.attrs.get("units", "")}
+        return xr.decode_cf(xr.Dataset({}, {name: (name, values, about)}), decode_timedelta=True)[name].values
+    return values.astype(str) if values.dtype.kind == "S" else values
 
 
 def _places(labels: xr.DataArray, label: Any) -> np.ndarray:
     """Where along its dimension a label is: a number, a text, a date or a duration such as ``"24h"``."""
-    name, values = labels.name, labels.values
-    if isinstance(label, Real) and values.dtype.kind in "iuf":
-        return np.flatnonzero(np.isclose(values, label, rtol=1e-6, atol=0))
-    if values.dtype.kind in "iuf":  # of hours, perhaps
-        about = {"units": labels.attrs.get("units", "")}
-        values = xr.decode_cf(xr.Dataset({}, {name: (name, values, about)}), decode_timedelta=True)[name].values
-    values = values.astype(str) if values.dtype.kind == "S" else values
+    if isinstance(label, Real) and labels.dtype.kind in "iuf":
+        return np.flatnonzero(np.isclose(labels.values, label, rtol=1e-6, atol=0))
+    values = _labels(labels)
+    numbers = xr.DataArray(np.arange(len(values)), {labels.name: values}, (labels.name,))
     try:
-        return np.atleast_1d(xr.DataArray(np.arange(len(values)), {name: values}, (name,)).sel({name: label}))
+        return np.atleast_1d(numbers.sel({labels.name: label}))
     except (KeyError, TypeError, ValueError):
         return np.empty(0, int)

@@ -78,40 +78,45 @@ def open_series(
     sources = [(opened(item), name_of(item)) for item in items_of(source)]
     if isinstance(variable, str):
         return _one(sources, variable, levels.get(variable), years, select)
-    held, offered = {}, {}
+    found = _several(sources, names, level, years, select)
+    return _together({name: one.rename(name) for name, one in found.items()})
+
+
+def _names(variable: Any) -> dict[str, str]:
+    """The names that variables get, and those that they have in the file; raises TypeError or ValueError."""
+    if isinstance(variable, str) or not isinstance(variable, Iterable):
+        variable = [variable]
+    pairs = list(variable.items() if isinstance(variable, Mapping) else [(name, name) for name in variable])
+    if not pairs:
+        raise ValueError("variable must name at least one; got none")
+    for name in (name for pair in pairs for name in pair):
+        if not isinstance(name, str):
+            raise TypeError(f"variable must be a string, or a list of them; got {name!r}")
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"variable must name each one once; got {', '.join(name for name, _ in pairs)}")
+    return dict(pairs)
+
+
+def _several(
+    sources: Opened, names: Mapping[str, str], level: Any, years: Any, select: Mapping[str, Any]
+) -> dict[str, xr.DataArray]:
+    """The series of several variables, each of those sources that have it."""
+    held, offered, where = {}, {}, _listing([item for _, item in sources])
     for name, wanted in names.items():
         held[name] = [(dataset, item) for dataset, item in sources if wanted in dataset.data_vars]
         if not held[name]:
             there = dict.fromkeys(str(one) for dataset, _ in sources for one in dataset.data_vars)
-            raise ValueError(f"variable must be of {', '.join(there) or 'none'}, which there are; got {wanted!r}")
+            raise ValueError(f"variable must be among {', '.join(there) or 'none'}, which {where} has; got {wanted!r}")
         offered[name] = {choice for dataset, _ in held[name] for choice in choices(dataset[wanted])}
     known = set().union(*offered.values())  # a choice is for those that have it; what none has is refused by each
     found = {}
     for name, wanted in names.items():
         taken = {choice for choice in ("level", *select) if choice in offered[name] or choice not in known}
-        of_each = {choice: label for choice, label in select.items() if choice in taken}
-        one = levels.get(name) if isinstance(level, Mapping) or "level" in taken else None
-        found[name] = _one(held[name], wanted, one, years, of_each).rename(name)
-    return _together(found)
-
-
-def _names(variable: Any) -> dict[str, str]:
-    """The names that variables get, and those that they have in the file; raises TypeError or ValueError."""
-    if isinstance(variable, Mapping):
-        names = dict(variable)
-    elif isinstance(variable, Iterable):
-        listed = [variable] if isinstance(variable, str) else list(variable)
-        names = dict(zip(listed, listed, strict=True))
-        if len(names) < len(listed):
-            raise ValueError(f"variable must name each one once; got {listed}")
-    else:
-        raise TypeError(f"variable must be a string, or several; got {variable!r}")
-    for name in [*names, *names.values()]:
-        if not isinstance(name, str):
-            raise TypeError(f"variable must be a string, or several; got {name!r} among them")
-    if not names:
-        raise ValueError("variable must name at least one; got none")
-    return names
+        labels = {choice: label for choice, label in select.items() if choice in taken}
+        of_all = level if "level" in taken else None
+        of_one = level.get(name) if isinstance(level, Mapping) else of_all
+        found[name] = _one(held[name], wanted, of_one, years, labels)
+    return found
 
 
 def _one(sources: Opened, variable: str, level: float | None, years: Any, select: Mapping[str, Any]) -> xr.DataArray:
@@ -119,17 +124,21 @@ def _one(sources: Opened, variable: str, level: float | None, years: Any, select
     items = [item for _, item in sources]
     fields = [field_of(dataset, item, variable, level, select) for dataset, item in sources]
     label = items[0].rstrip("/").rsplit("/", 1)[-1]
-    more = f" and {len(items) - 1} more" * (len(items) > 1)
     series = _regular(_joined(fields, items), years, f"{variable} of {label}")
     found = series.attrs
     series.attrs = {
         "units": str(found.get("units", "unknown")).replace("**", ""),
         "long_name": str(found.get("long_name", found.get("standard_name", variable))),
-        "source": found.get("source", label + more),
+        "source": found.get("source", _listing([label, *items[1:]])),
     } | {name: found[name] for name in ("standard_name", "level") if name in found}
     series = described(series.drop_encoding().rename(variable))
-    series.encoding["source"] = items[0] + more  # as xarray names it
+    series.encoding["source"] = _listing(items)  # as xarray names it
     return series
+
+
+def _listing(items: list[str]) -> str:
+    """The first one and how many more."""
+    return items[0] + f" and {len(items) - 1} more" * (len(items) > 1)
 
 
 def _together(found: Mapping[str, xr.DataArray]) -> xr.Dataset:

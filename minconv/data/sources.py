@@ -27,7 +27,7 @@ def items_of(source: Any) -> list[Path | str | xr.Dataset]:
         return [dataset]
     if not isinstance(source, str | Path):
         if not isinstance(source, Iterable):
-            raise TypeError(f"source must be a path, a URL or a list of these; got {source!r}")
+            raise TypeError(f"source must be a path, a URL, an xarray object or a list of these; got {source!r}")
         items = [item for one in source for item in items_of(one)]
         if not items:
             raise ValueError("source must name at least one file; got none")
@@ -69,7 +69,7 @@ def opened(item: Path | str | xr.Dataset) -> xr.Dataset:
             dataset = item if isinstance(item, xr.Dataset) else _undated(item)
             missing = _missing_dates(dataset)
             if not missing:
-                return xr.decode_cf(dataset, decode_timedelta=False)
+                return _decoded(dataset)
         except NETWORK_ERRORS:
             raise
         except FileNotFoundError as error:
@@ -119,6 +119,15 @@ class WholeStore(WrapperStore):
         if found is None and name in self.whole and rest not in {"zarr.json", ".zarray", ".zattrs", ".zgroup"}:
             raise ValueError(f"its chunk {key} is not there, which Zarr would fill with one number")
         return found
+
+
+def _decoded(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset decoded, with the type that is stored in the encoding of those variables only that are from a file."""
+    decoded = xr.decode_cf(dataset, decode_timedelta=False)
+    for name, variable in dataset.variables.items():
+        if "dtype" not in variable.encoding and decoded[name].dtype == variable.dtype:
+            decoded[name].encoding.pop("dtype", None)
+    return decoded
 
 
 def _missing_dates(dataset: xr.Dataset) -> str:

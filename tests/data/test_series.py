@@ -198,7 +198,10 @@ def test_levels_that_are_refused(tmp_path):
 def test_further_dimensions():
     check(field(make().expand_dims(number=[3], step=1)))
     check(field(make(1).assign_coords(level=2.0)))  # a series of one step
-    with pytest.raises(ValueError, match=r"z of .* has further dimensions, .* by keyword, such as number=3: number \(3, 4\), step \(0\)$"):
+    with pytest.raises(
+        ValueError,
+        match=r"z of .* has further dimensions, .* by keyword, such as number=3: number \(3, 4\), step \(0\)$",
+    ):
         field(make().expand_dims(number=[3, 4], step=1))
 
 
@@ -316,7 +319,7 @@ def test_sources_that_are_none(tmp_path):
         (tmp_path / "text.nc", ValueError, "text.nc cannot be read as NetCDF"),
         (tmp_path / "half.nc", ValueError, "half.nc cannot be read as NetCDF"),
         ([], ValueError, "source must name at least one file"),
-        (3, TypeError, "source must be a path, a URL or a list of these; got 3"),
+        (3, TypeError, "source must be a path, a URL, an xarray object or a list of these; got 3"),
     ):
         with pytest.raises(error, match=said):
             open_series(source, "z")
