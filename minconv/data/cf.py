@@ -241,7 +241,7 @@ def _labels(labels: xr.DataArray) -> np.ndarray:
 
 def _places(labels: xr.DataArray, label: Any) -> np.ndarray:
     """Where along its dimension a label is: a number, a text, a date or a duration such as ``"24h"``."""
-    if isinstance(label, Real) and labels.dtype.kind in "iuf":
+    if isinstance(label, Real) and not isinstance(label, np.timedelta64) and labels.dtype.kind in "iuf":
         return np.flatnonzero(np.isclose(labels.values, label, rtol=1e-6, atol=0))
     values = _labels(labels)
     numbers = xr.DataArray(np.arange(len(values)), {labels.name: values}, (labels.name,))

@@ -122,7 +122,7 @@ class WholeStore(WrapperStore):
 
 
 def _decoded(dataset: xr.Dataset) -> xr.Dataset:
-    """The dataset decoded, with the type that is stored in the encoding of those variables only that are from a file."""
+    """The dataset decoded; the encoding has the type that is stored for those variables only that are from a file."""
     decoded = xr.decode_cf(dataset, decode_timedelta=False)
     for name, variable in dataset.variables.items():
         if "dtype" not in variable.encoding and decoded[name].dtype == variable.dtype:
