@@ -275,7 +275,7 @@ def test_three_fields_over_europe(tmp_path):
     assert tensor.shape == (4018, 3, 11, 13) and [one.attrs["units"] for one in found.values()] == ["m2 s-2", "K", "Pa"]
     with xr.open_dataset(path) as raw:
         for channel, name in enumerate(found):
-            np.testing.assert_array_equal(tensor[:, channel], raw[name].sortby("latitude"))
+            np.testing.assert_array_equal(tensor[:, channel], raw[name].sortby("latitude").astype(np.float32))
     again = read_series(write_series(tmp_path / "europe.nc", found))
     assert torch.equal(frames(again), tensor)
 
