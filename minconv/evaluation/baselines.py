@@ -145,11 +145,16 @@ class RidgeRegression:
         climatology: that anomalies are taken from.
         steps: longest lead, in frames.
         frames: how many of the last frames it sees.
+
+    Raises:
+        TypeError, ValueError: no such series, another grid than the climatology's, or too few frames to choose on.
     """
 
     def __init__(self, series: xr.DataArray | xr.Dataset, climatology: Climatology, steps: int, frames: int = 2):
         self.climatology, self.frames = climatology, whole("frames", frames, 1)
-        anomalies = _anomalies(series, climatology, whole("steps", steps, 1) + 10 * self.frames)
+        anomalies = _anomalies(series, climatology, whole("steps", steps, 1))
+        if len(anomalies) < (least := 5 * (steps + 1) + self.frames - 1):
+            raise ValueError(f"series must have {least} frames or more for {steps} steps; got {len(anomalies)}")
         std = anomalies.std((0, 2, 3), dtype=np.float64, keepdims=True)[0]
         self.std = np.broadcast_to(np.maximum(std, np.finfo(np.float32).tiny), anomalies.shape[1:]).ravel()
         rows = anomalies.reshape(len(anomalies), -1) / self.std

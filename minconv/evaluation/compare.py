@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import xarray as xr
 
-from minconv.evaluation.errors import PARTS
 from minconv.runtime.checks import choice, fraction, needs, whole
 
 ModelSeed = tuple[str, int | None]
@@ -81,7 +80,7 @@ def paired_difference(
 
         100 (mean over seeds of RMSE(model) / mean over seeds of RMSE(reference) - 1)
 
-    where a seed's RMSE is the root of the mean square over trajectories, as in ``errors.summary``. The interval lies
+    where a seed's RMSE is the root of the mean square over samples, as in ``errors.summary``. The interval lies
     between percentiles of resamples, in each of which trajectories are drawn once for both models, which have
     forecast the same ones, and seeds for each model by itself, since two models of one seed are no pair (resampling of
     both factors: McCullagh 2000; Owen 2007, "The pigeonhole bootstrap"). Of n, n - 1 are drawn, with replacement: with
@@ -92,9 +91,10 @@ def paired_difference(
     one seed, the interval is that of these trained models on other trajectories: it says nothing of training again.
 
     Args:
-        errors: results of :func:`errors.sample_errors` from :func:`collect`, with dims model, seed, sample.
+        errors: results of :func:`errors.sample_errors` from :func:`collect`, or of ``weather.blocks``, with dims model,
+            seed, sample.
         model, reference: two of its models.
-        part: ``closed_loop`` or ``teacher_forced``.
+        part: which of its variables, such as ``closed_loop``.
         level: probability of the interval, above 0 and below 1.
         resamples: how many, at least 1.
         seed: of the resampling.
@@ -105,7 +105,7 @@ def paired_difference(
     Raises:
         TypeError, ValueError: another dataset, a model it does not hold, or arguments out of range.
     """
-    needs("errors", errors, (choice("part", part, PARTS),), ("model", "seed", "sample"))
+    needs("errors", errors, (part,), ("model", "seed", "sample"))
     level, resamples = fraction("level", level), whole("resamples", resamples, least=1)
     draw = np.random.default_rng(whole("seed", seed))
     known = errors.model.values.tolist()

@@ -23,7 +23,8 @@ def scores(
         ``rmse`` (root of the mean square over starts and the area-weighted grid), ``bias`` (mean of forecast minus
         truth) and ``acc`` over (lead_time): for each start the correlation of the anomalies from the climatology,
         uncentred and area-weighted, then the mean over starts. ``zonal_rmse`` over (lead_time, lat): root mean square
-        over starts and longitudes. A forecast of the climatology itself has no anomaly and an ``acc`` of 0. Where a
+        over starts and longitudes. ``mse`` over (init_time, lead_time): mean square of each forecast, area-weighted. A
+        forecast of the climatology itself has no anomaly and an ``acc`` of 0. Where a
         value is missing, on either side, the scores of its lead are NaN.
 
     Raises:
@@ -54,6 +55,7 @@ def scores(
             "acc": (mean(correlation, ["init_time"]), "anomaly correlation", "1"),
             "bias": (mean(weights * error, ["init_time", *space]), "mean error", units),
             "zonal_rmse": (np.sqrt(mean(error**2, ["init_time", "lon"])), "RMSE", units),
+            "mse": (product(error, error), "mean square error", f"({units})2"),
         }
     variables = {
         name: values.drop_vars("valid_time", errors="ignore").assign_attrs(long_name=long_name, units=unit)
@@ -61,6 +63,26 @@ def scores(
     }
     source = str(truth.attrs.get("source", "unknown"))
     return xr.Dataset(variables, attrs={"starts": predicted.sizes["init_time"], "source": source})
+
+
+def blocks(scored: xr.Dataset, days: float = 28) -> xr.Dataset:
+    """RMSE of all forecasts that start within ``days``, by ``sample``: what ``compare.paired_difference`` draws from.
+
+    Forecasts of neighbouring days are much alike, so that they are no sample of their own; those of one month and the
+    next nearly are.
+
+    Args:
+        scored: ``mse`` over (..., init_time), such as the ``evaluate()`` of an experiment at one lead and variable.
+
+    Returns:
+        ``rmse`` over (..., sample), of blocks as even in length as can be.
+    """
+    starts = scored.init_time.values
+    count = max(1, round((starts[-1] - starts[0]) / (days * DAY)))
+    sample = np.arange(len(starts)) * count // len(starts)
+    mean = scored.mse.groupby(xr.DataArray(sample, {"init_time": starts}, "init_time", "sample")).mean(skipna=False)
+    units = scored.rmse.attrs["units"]
+    return np.sqrt(mean).assign_attrs(long_name="RMSE", units=units).to_dataset(name="rmse").assign_attrs(scored.attrs)
 
 
 def band_rmse(scored: xr.Dataset, south: float, north: float) -> xr.DataArray:

@@ -89,7 +89,8 @@ def series_experiment(
         train, validation, test: first and last date of each period, as xarray selects by: ("2000", "2007").
         models: names in ``minconv.models.MODELS``.
         seeds: of each model.
-        days: of a forecast; ridge regression is among the baselines where its map from cells to cells fits 1 GiB.
+        days: of a forecast; ridge regression is among the baselines where its map from cells to cells fits
+            1 GiB and the record is six times as long.
         training: how to train; by default few updates and noisy inputs, for records of some thousand frames.
         device: ``auto``, ``cpu`` or ``cuda``.
         options: of the models, see ``minconv.Forecaster``; by default three dilated layers that predict increments, at
@@ -114,8 +115,8 @@ def series_experiment(
         builds[name] = partial(build_model, model, **{"hidden": model.channels[1]} | options)
 
     def load(on: torch.device) -> Series:
-        cells = field[0].size
-        ridge = 2 if 2 * steps * cells**2 <= LARGEST else 0
+        small, long = 2 * steps * field[0].size ** 2 <= LARGEST, parts["train"].sizes["time"] >= 6 * (steps + 1)
+        ridge = 2 if small and long else 0
         window = given.context + given.horizon
         return Series(parts, window, given.context, EVERY, True, on, days, ridge)
 

@@ -535,7 +535,7 @@ def test_a_rollout_that_blew_up_has_no_interval():
             r"errors must hold closed_loop over \(model, seed, sample\); got nothing",
         ),
         ({"part": "teacher_forced"}, ValueError, "errors must hold teacher_forced over"),
-        ({"part": "rmse"}, ValueError, "part must be one of teacher_forced, closed_loop"),
+        ({"part": "rmse"}, ValueError, r"errors must hold rmse over \(model, seed, sample\)"),
         ({"model": "c"}, ValueError, "model must be one of a, b; got 'c'"),
         ({"reference": 1}, TypeError, "reference must be a string"),
         ({"resamples": 0}, ValueError, "resamples must be at least 1"),

@@ -273,3 +273,21 @@ def test_scores_of_different_cases_are_refused(case):
         weather.scores(predicted[:, :2], truth[:, 1:3], climatology)
     with pytest.raises(ValueError, match="predicted must be a DataArray over"):
         weather.scores(predicted[0], truth, climatology)
+
+
+def test_blocks_are_samples_of_whole_forecasts():
+    """Sixty daily starts in blocks of four weeks: two, each the root of its starts' mean square."""
+    starts = np.datetime64("2001-01-01", "ns") + np.arange(60) * np.timedelta64(1, "D")
+    mse = xr.DataArray(np.arange(60.0)[None] + 1, {"model": ["a"], "init_time": starts}, ("model", "init_time"))
+    found = weather.blocks(xr.Dataset({"mse": mse, "rmse": ((), 0.0, {"units": "K"})}))
+    np.testing.assert_allclose(found.rmse, np.sqrt([[15.5, 45.5]]))
+    assert found.rmse.dims == ("model", "sample") and found.rmse.units == "K"
+
+
+def test_each_forecast_has_its_error():
+    found = noise(60)
+    starts = init_times(found, 4, 8, (1,))
+    predicted, truth = forecasts(persistence, found, starts, 4, 8), verification(found, starts, 8)
+    scored = weather.scores(predicted, truth, Climatology(found, annual=0))
+    assert scored.mse.dims == ("init_time", "lead_time") and scored.mse.sizes["init_time"] == len(starts)
+    np.testing.assert_allclose(np.sqrt(scored.mse.mean("init_time")), scored.rmse)
