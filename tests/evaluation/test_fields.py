@@ -161,3 +161,11 @@ def test_scaled_by_what_xarray_gives():
     for mean, std in ((whole.mean(), whole.std()), (whole.mean("time"), whole.std("time"))):
         found = Scaled(torch.nn.Identity(), mean, std).normalise(frames)
         np.testing.assert_allclose(found[:, 0], (whole - mean) / std, rtol=1e-5, atol=1e-5)
+
+
+def test_ridge_regression_of_too_few_frames_is_refused():
+    """Of its last fifth some must have every lead, or no penalty could be chosen."""
+    climatology = Climatology(noise(400, hours=24, seed=3))
+    RidgeRegression(noise(21, hours=24), climatology, 3)
+    with pytest.raises(ValueError, match="series must have 21 frames or more for 3 steps; got 20"):
+        RidgeRegression(noise(20, hours=24), climatology, 3)
