@@ -15,6 +15,7 @@ from minconv.plots.scores import (
     reach,
     rmse_summary,
     score_curves,
+    skill,
     training_curves,
     zonal_error,
 )

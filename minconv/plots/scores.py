@@ -192,6 +192,26 @@ def score_curves(scores: xr.Dataset, variables: Sequence[str] = ("rmse", "acc"),
     return fig
 
 
+def skill(differences: xr.DataArray, reference: str, title: str = "") -> Figure:
+    """How much larger than a reference's the RMSE of models is, by lead time, with an interval.
+
+    Args:
+        differences: in per cent over (model, lead_time, quartile), of which the three are the interval's lower end, the
+            difference and the upper end; such as of ``evaluation.compare.paired_difference``.
+        reference: its name in :data:`STYLE`.
+        title: above everything.
+    """
+    needs("differences", differences, (), ("model", "lead_time", "quartile"))
+    fig, ax = plt.subplots(figsize=(PAGE, 3))
+    days = differences.assign_coords(lead_time=differences.lead_time.values / np.timedelta64(1, "D"))
+    lines_by(ax, days, "model", "lead_time", STYLE)
+    ax.axhline(0, **STYLE[choice("reference", reference, STYLE)])
+    ax.set(xlabel="lead time (days)", ylabel=axis_label(differences, "difference of RMSE"))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    legend_above(fig, ax, titled(title, differences))
+    return fig
+
+
 def zonal_error(scores: xr.Dataset, title: str = "") -> Figure:
     """Error by latitude, a panel for each lead time: mean over seeds, a band of one standard deviation.
 

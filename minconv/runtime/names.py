@@ -8,7 +8,7 @@ from typing import Any
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-WINE, TEAL = "#882255", "#44AA99"  # of Tol, for pairs that stand alone
+WINE, TEAL, MAGENTA = "#882255", "#44AA99", "#AA3377"  # of Tol, for those that stand alone
 
 
 def style(label: str, color: str, marker: str, linestyle: Any = "-") -> dict[str, Any]:
@@ -30,5 +30,6 @@ STYLE = {
     "damped persistence": style("Damped persistence", "0.3", "", (0, (4, 1, 1, 1))),
     "climatology": style("Climatology", "0.6", "", (0, (1, 1))),
     "ridge regression": style("Ridge regression", "#8C510A", "", (0, (6, 1, 1, 1, 1, 1))),
+    "stack": style("Stack of models and regression", MAGENTA, "*"),
     "truth": style("Truth", BLACK, ""),
 }

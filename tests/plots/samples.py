@@ -175,6 +175,15 @@ def seasons(rows=("data", "minconvlstm")) -> xr.Dataset:
     )
 
 
+def differences(models=("minconvlstm", "stack")) -> xr.DataArray:
+    """From 10 % above to 1 % below in a week, give and take 2 %."""
+    leads, middle = np.arange(1, 8), np.linspace(10, -1, 7)
+    values = np.stack([np.stack([middle - 2, middle, middle + 2], 1) / (1 + k) for k in range(len(models))])
+    coordinates = {"model": list(models), "lead_time": leads * np.timedelta64(1, "D"), "quartile": [0.025, 0.5, 0.975]}
+    attributes = {"long_name": "RMSE over that of ridge regression, less one", "units": "%", "source": SOURCE}
+    return xr.DataArray(values, coordinates, tuple(coordinates), attrs=attributes)
+
+
 TITLE = "The geopotential at 500 hPa, over all starts from 1 January 2017 to 31 December 2018"
 FIGURES = {
     "scan_schematic": plots.scan_schematic,
@@ -198,6 +207,7 @@ FIGURES = {
     ),
     "reach": lambda: plots.reach(responses(), ablated()),
     "scores": lambda: plots.score_curves(scores(), title=TITLE),
+    "skill": lambda: plots.skill(differences(), "ridge regression", title=TITLE),
     "zonal": lambda: plots.zonal_error(paddings(), title=TITLE),
     "climate": lambda: plots.climate(seasons(), title=TITLE),
     "forecast": lambda: maps.forecast_maps(globe(ROWS[:2]), title=TITLE),

@@ -185,6 +185,19 @@ def test_zonal_error_has_a_panel_for_each_lead():
     assert ticks == ["90°S", "60°S", "0°", "60°N"]
 
 
+def test_skill_is_a_line_and_its_interval_beside_the_reference():
+    data, fig = samples.differences(), figure("skill")
+    (ax,) = fig.axes
+    for number, (model, label) in enumerate(
+        {"minconvlstm": "MinConvLSTM", "stack": plots.STYLE["stack"]["label"]}.items()
+    ):
+        low, middle, high = data.sel(model=model).transpose("quartile", "lead_time").values
+        np.testing.assert_allclose(line(ax, label).get_xdata(), np.arange(1, 8))
+        np.testing.assert_allclose(line(ax, label).get_ydata(), middle)
+        np.testing.assert_allclose(band(ax, number), [low.min(), high.max()])
+    assert {*line(ax, "Ridge regression").get_ydata()} == {0}
+
+
 def test_climate_has_lines_for_the_data_and_markers_for_the_model():
     data, fig = samples.seasons(), figure("climate")
     for ax, name in zip(fig.axes, ("mean", "deviation"), strict=True):
@@ -237,6 +250,8 @@ REFUSED = {
         lambda: plots.timing(samples.timings().drop_vars("memory")),
     ],
     "parts must hold teacher_forced": [lambda: plots.rmse_summary(collected())],
+    "differences must be over": [lambda: plots.skill(samples.differences()[0], "climatology")],
+    "reference must be one of": [lambda: plots.skill(samples.differences(), "unheard")],
     "errors must be over": [lambda: plots.ablations(ablated()[0])],
     "scale must be": [lambda: plots.animation(strip(), scale=0)],
     "scores must hold": [
