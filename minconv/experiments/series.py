@@ -25,7 +25,7 @@ from minconv.models import MODELS, build_model
 from minconv.runtime.checks import choice, positive
 from minconv.training import Training
 
-SMALL = Training(context=8, batch=8, noise=0.1)  # a record of some thousand frames
+SMALL = Training(context=8, batch=8, noise=0.3)  # a record of some thousand frames
 UPDATES = 700  # of a training on it, about: with more, models learn it by heart
 LARGEST = 2**28  # numbers that a ridge regression may have, 1 GiB
 SHAPE = {"layers": 3, "dilation": (1, 2, 4), "norm": "frame", "increment": True}
