@@ -1,7 +1,10 @@
 """Training windows, cut on the device from trajectories that are held there."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +17,74 @@ def check_trajectories(trajectories: Tensor, length: int, name: str = "trajector
     if not isinstance(trajectories, Tensor) or not trajectories.is_floating_point():
         found = trajectories.dtype if isinstance(trajectories, Tensor) else type(trajectories).__name__
         raise TypeError(f"{name} must be a floating-point tensor; got {found}")
+    _check_shape(trajectories, length, name)
+
+
+def as_trajectories(values: Any, length: int, name: str, dtype: torch.dtype) -> Tensor:
+    """Anybody's trajectories as a tensor [N, T >= length, C, H, W] of their own type, without a gradient.
+
+    Takes tensors, and what NumPy takes for an array, of any real numbers: whole ones and booleans too. Memory is shared
+    where it can be. Masked values count as NaN.
+
+    Args:
+        dtype: in which they are to be used, and must be finite.
+
+    Raises:
+        TypeError: no real numbers, such as complex ones or text.
+        ValueError: another shape; values that are NaN or infinite, with the first trajectory that has some.
+    """
+    trajectories = values.detach() if isinstance(values, Tensor) else _tensor(values, name)
+    if trajectories.is_complex() or trajectories.is_quantized or trajectories.layout != torch.strided:
+        raise TypeError(f"{name} must hold real numbers, densely; got {trajectories.dtype}, {trajectories.layout}")
+    _check_shape(trajectories, length, name)
+    lost = torch.stack([(~series.to(dtype).isfinite()).sum() for series in trajectories]).tolist()
+    if any(lost):
+        first = next(number for number, count in enumerate(lost) if count)
+        raise ValueError(
+            f"{name} must be finite, as {dtype}; trajectory {first} has {lost[first]} values that are NaN or infinite "
+            f"({len(lost) - lost.count(0)} of {len(lost)} trajectories have such values, {sum(lost)} in all)"
+        )
+    return trajectories
+
+
+def _tensor(values: Any, name: str) -> Tensor:
+    if np.ma.is_masked(values):
+        values = values.astype(np.float64).filled(math.nan)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # lists of unequal lengths
+        raise ValueError(f"{name} must be an array [N, T, C, H, W]; got {type(values).__name__}: {error}") from error
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits; got {type(values).__name__}, {array.dtype}")
+    # in this machine's order of bytes, with strides that PyTorch has, and writable, or it would warn
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), "CW"))
+
+
+def channel_statistics(trajectories: Tensor, name: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each of the C channels of finite trajectories [N, T, C, H, W].
+
+    Computed in float64 and rounded to float32, so that they are the same however many threads have summed.
+
+    Raises:
+        ValueError: a channel is constant.
+    """
+    shift = trajectories[0, 0, :, :1, :1].double()  # of a constant channel leaves 0, to the bit
+    count = trajectories[:, :, 0].numel()
+    mean = shift + sum((series.double() - shift).sum((0, 2, 3)) for series in trajectories)[:, None, None] / count
+    squares = sum((series.double() - mean).square().sum((0, 2, 3)) for series in trajectories)
+    std = (squares / count).sqrt().float()
+    if constant := (std == 0).nonzero().flatten().tolist():
+        raise ValueError(f"{name} must not be constant where it is normalised; its channels {constant} are")
+    return mean.flatten().float().tolist(), std.tolist()
+
+
+def normalised(trajectories: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """(x - mean) / std of each of C channels of trajectories [N, T, C, H, W], computed in float64."""
+    shift, scale = (trajectories.new_tensor(x, dtype=torch.float64)[:, None, None] for x in (mean, std))
+    return torch.stack([((series.double() - shift) / scale).to(dtype) for series in trajectories])
+
+
+def _check_shape(trajectories: Tensor, length: int, name: str) -> None:
     if trajectories.dim() != 5 or not trajectories.numel():
         raise ValueError(f"{name} must be [N, T, C, H, W], none of them 0; got {list(trajectories.shape)}")
     if trajectories.shape[1] < length:

@@ -1,52 +1,172 @@
-"""Several models of one architecture as one: their weights stacked, their convolutions grouped by ``torch.vmap``."""
+"""Several models of one architecture as one: where it can be, their weights stacked and run by ``torch.vmap``."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+
+from minconv.runtime.seeds import generator
+
+_DRAWING = threading.Lock()  # PyTorch's own generator is one for all threads
 
 
 class Ensemble(nn.Module):
     """S models run together: frames [S, B, T, C, H, W] -> [S, B, T', C, H, W], model s seeing frames[s] only.
 
     Each model computes what it would alone, to rounding; one model is run as it is. On a GPU, small models together
-    cost hardly more than one, because launches dominate.
+    cost hardly more than one, because launches dominate. Models that ``stackable`` refuses are run one after another.
 
     Args:
-        models: of one architecture, on one device, without buffers.
+        models: of one architecture, on one device.
+        stack: their weights into tensors [S, ...].
+        seeds: of the numbers that models which are not stacked draw, such as dropout's: from a stream for each model,
+            at ``place``, which is to be set before a call. By default they draw from PyTorch's own generator.
+
+    Attributes:
+        model: the one model; or one that holds the stacked weights, by their names in a single model; or a list.
+        members: the modules that are run, of S / len(members) models each.
+        place: epoch and step, say.
+
+    Raises:
+        ValueError: the models are not alike, or one is there twice.
     """
 
-    def __init__(self, models: Sequence[nn.Module]):
+    def __init__(self, models: Sequence[nn.Module], stack: bool = True, seeds: Sequence[int] | None = None):
         super().__init__()
         if len({_signature(model) for model in models}) != 1:
             raise ValueError(f"models must be one or more of one architecture; got {len(models)}, not all the same")
-        self.size = len(models)
-        # with S > 1 only a container for the stacked weights, by their names in a single model
-        self.model = models[0] if self.size == 1 else deepcopy(models[0])
-        if self.size > 1:
-            stacked, _ = stack_module_state(list(models))
-            for name, weight in stacked.items():
-                owner, _, leaf = name.rpartition(".")
-                setattr(self.model.get_submodule(owner), leaf, nn.Parameter(weight.detach(), weight.requires_grad))
-            self._skeleton = [deepcopy(models[0]).to("meta")]  # in a list, so as not to be registered
+        if len({id(model) for model in models}) < len(models):
+            raise ValueError(f"models must be {len(models)} different ones; got one of them twice")
+        self.size, self.seeds, self.place = len(models), seeds, ()
+        self.is_stacked = stack and self.size > 1
+        if self.is_stacked:
+            self.model = _stacked(models)
+        else:
+            self.model = models[0] if self.size == 1 else nn.ModuleList(models)
+
+    @property
+    def members(self) -> list[nn.Module]:
+        return [self.model] if self.is_stacked or self.size == 1 else list(self.model)
 
     def forward(self, frames: Tensor, *arguments: Any) -> Tensor:
         """``frames[s]`` through model s; ``arguments`` are the same for all."""
-        if self.size == 1:
-            return self.model(frames[0], *arguments).unsqueeze(0)
+        if self.is_stacked:
+            return self._together(frames, *arguments)
+        found = []
+        for s, member in enumerate(self.members):
+            with _own_numbers(self.seeds and self.seeds[s], self.place, frames.device):
+                found.append(member(frames[s], *arguments))
+        return found[0].unsqueeze(0) if self.size == 1 else torch.stack(found)
 
-        def single(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(self._skeleton[0], weights, (x, *arguments))
+    def _together(self, frames: Tensor, *arguments: Any) -> Tensor:
+        buffers = dict(self.model.named_buffers())
 
-        return torch.vmap(single)(dict(self.model.named_parameters()), frames)
+        def single(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            state = dict(weights)
+            prediction = functional_call(self.model, state, (x, *arguments))
+            return prediction, {name: state[name] for name in buffers if state[name] is not weights[name]}
+
+        prediction, replaced = torch.vmap(single)(dict(self.model.named_parameters()) | buffers, frames)
+        for name, value in replaced.items():  # of those changed in place, the stacked ones are
+            buffers[name].copy_(value)
+        return prediction
 
     def stacked(self, weight: Tensor) -> Tensor:
-        """A parameter, or what is shaped like one, as a view [S, ...]."""
-        return weight.unsqueeze(0) if self.size == 1 else weight
+        """A parameter, or what is shaped like one, as a view [models, ...] of the models that it is of."""
+        return weight if self.is_stacked else weight.unsqueeze(0)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of all that the models' ``state_dict()`` hold, by name, [S, ...]."""
+        states = [member.state_dict() for member in self.members]
+        if self.is_stacked:
+            return {name: value.detach().clone() for name, value in states[0].items()}
+        return {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Puts back what ``weights()`` gave; RuntimeError if it is of other models."""
+        for s, member in enumerate(self.members):
+            member.load_state_dict(weights if self.is_stacked else {name: value[s] for name, value in weights.items()})
+
+
+def stackable(models: Sequence[nn.Module], frames: Tensor, *arguments: Any) -> bool:
+    """Whether models can be stacked: what they hold besides weights and buffers is equal, and ``torch.vmap`` runs them.
+
+    It does not run those that draw random numbers or ask for the value of a tensor. One pass over ``frames``
+    [B, T, C, H, W] tells.
+    """
+    states = [model.state_dict() for model in models]
+    if any(name.endswith("_extra_state") for name in states[0]):
+        return False
+    if not all(_equal(_besides(models[0]), _besides(model)) for model in models[1:]):
+        return False
+    try:
+        with torch.no_grad():
+            Ensemble(models)(frames.expand(len(models), *frames.shape), *arguments)
+    except Exception:  # of whatever kind: what is wrong with a model itself, it will say when it is run alone
+        return False
+    return True
+
+
+def _stacked(models: Sequence[nn.Module]) -> nn.Module:
+    """A copy of the first whose weights and buffers are those of all, stacked; what was tied in it is tied."""
+    model = deepcopy(models[0])
+    weights, buffers = stack_module_state(list(models))
+    values = {name: nn.Parameter(value.detach(), value.requires_grad) for name, value in weights.items()} | buffers
+    named = chain(model.named_parameters(), model.named_buffers())
+    names = {id(tensor): name for name, tensor in named}  # a tied one's is its first
+    every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in every:
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, values[names[id(tensor)]])
+    return model
 
 
 def _signature(model: nn.Module) -> tuple:
-    return str(model), *((name, weight.shape, weight.dtype) for name, weight in model.named_parameters())
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    return str(model), *((name, tensor.shape, tensor.dtype) for name, tensor in tensors)
+
+
+def _besides(model: nn.Module) -> list:
+    """What a model is besides weights and buffers: attributes, modes, which weights are trained."""
+    known = vars(nn.Module()).keys() - {"training"}
+    attributes = [{k: v for k, v in vars(module).items() if k not in known} for module in model.modules()]
+    return [*attributes, [weight.requires_grad for weight in model.parameters()]]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values are, as far as they are numbers, tensors, text or collections of them."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, nn.Module):  # one that is not registered, as in a list
+        return _equal(one.state_dict(), other.state_dict())
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return one == other if isinstance(one, (int, float, complex, str, bytes, set, frozenset, np.generic)) else True
+
+
+@contextmanager
+def _own_numbers(seed: int | None, place: tuple[int, ...], device: torch.device) -> Iterator[None]:
+    """Within, PyTorch's own generator gives the numbers of a seed at a place; where no seed is given, those it has."""
+    if seed is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with _DRAWING, torch.random.fork_rng(devices):
+        number = generator(seed, "model", *place).initial_seed()
+        torch.default_generator.manual_seed(number)
+        if devices:
+            torch.cuda.manual_seed(number)
+        yield

@@ -1,6 +1,6 @@
 """A run's folder:
 
-    run.json                what it is: settings, seeds, model, data, versions, hardware, git revision
+    run.json                what it is: settings, seeds, model, data, normalisation, versions, hardware, git revision
     last.safetensors        weights, moments of the optimizers, best weights of all seeds, stacked; epoch, log in header
     previous.safetensors    the checkpoint before, until the run is finished, in case the last is damaged
     best.safetensors        each seed's weights at its lowest validation loss
@@ -31,7 +31,7 @@ from minconv.runtime import processes
 from minconv.runtime.checks import choice
 from minconv.runtime.files import atomic, keep, lock, read_json, remove_stale_lock, remove_temporaries, write_json
 from minconv.runtime.provenance import provenance
-from minconv.training.settings import Run
+from minconv.training.settings import Run, Training
 from minconv.training.state import LOG_COLUMNS, State
 
 LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
@@ -39,7 +39,7 @@ LOCK = ".lock"
 
 
 def load_weights(folder: str | Path, which: str = "best") -> dict[int, dict[str, Tensor]]:
-    """The weights of a run's models by seed, as state dicts on the CPU.
+    """The weights of a run's models by seed, as state dicts, buffers and all, on the CPU.
 
     Args:
         which: ``best`` (lowest validation loss) or ``last``.
@@ -92,6 +92,11 @@ def latest(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {}, {"epoch": 0, "log": []}
 
 
+def is_finished(header: dict[str, Any], settings: Training) -> bool:
+    """Whether a checkpoint is of the last epoch, or of one that ``on_epoch`` made the last."""
+    return header["epoch"] >= settings.epochs or header.get("ended", False)
+
+
 @contextmanager
 def claimed(run: Run, about: dict[str, Any], device: torch.device) -> Iterator[tuple[dict[str, Tensor], dict]]:
     """Holds the folder of a run that is not finished; yields its last good checkpoint, of epoch 0 if there is none.
@@ -108,7 +113,7 @@ def claimed(run: Run, about: dict[str, Any], device: torch.device) -> Iterator[t
     """
     folder, first = Path(run.folder), processes.rank() == 0
     with ExitStack() as stack:
-        unfinished = first and latest(folder)[1]["epoch"] < run.settings.epochs
+        unfinished = first and not is_finished(latest(folder)[1], run.settings)
         if unfinished:
             stack.enter_context(lock(folder / LOCK))
             remove_temporaries(folder)
@@ -130,10 +135,15 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
     found = read_json(path) if path.exists() else {}
     if not isinstance(found, dict):
         raise ValueError(f"{path} does not describe a run; it holds {found!r}")
+    about = about | {key: None for key in found.keys() - about.keys() - {"name", "provenance"}}
     if differing := [key for key in about if found.get(key) != about[key]]:
+        one, other = found.get(differing[0]), about[differing[0]]
+        if isinstance(one, dict) and isinstance(other, dict):  # what differs of it is enough
+            apart = [key for key in one | other if one.get(key) != other.get(key)]
+            one, other = ({key: value.get(key) for key in apart} for value in (one, other))
         raise ValueError(
-            f"folder {folder} holds another run: its {differing[0]} is {found.get(differing[0])}, asked for is "
-            f"{about[differing[0]]}; choose another folder or remove this one"
+            f"folder {folder} holds another run: its {differing[0]} is {one}, asked for is {other}; choose another "
+            "folder or remove this one"
         )
 
 

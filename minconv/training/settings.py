@@ -1,6 +1,7 @@
 """What to train, and how."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import nn
 from minconv.runtime.checks import choice, positive, whole
 
 OPTIMIZERS = ("muon", "adam")
+CALL = 'fit(model, train, validation, folder="runs/mine")'  # for those who have called something else
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Run:
         name: for the progress bar.
 
     Raises:
-        TypeError, ValueError: seeds are not one or more different whole numbers.
+        TypeError, ValueError: an argument is not allowed, such as a model instead of what makes one, or seeds that are
+            not one or more different whole numbers.
     """
 
     build: Callable[[int], nn.Module]
@@ -84,6 +87,15 @@ class Run:
     name: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.build, nn.Module) or not callable(self.build):
+            raise TypeError(
+                f"build must make the model of a seed, such as lambda seed: Model(); got {type(self.build).__name__}. "
+                f"A model itself is trained by {CALL}"
+            )
+        if not isinstance(self.folder, (str, os.PathLike)):
+            raise TypeError(f"folder must be a path; got {self.folder!r}")
+        if not isinstance(self.settings, Training):
+            raise TypeError(f"settings must be a Training; got {self.settings!r}")
         if not isinstance(self.seeds, Sequence):
             raise TypeError(f"seeds must be a sequence of whole numbers; got {self.seeds!r}")
         seeds = [whole("seeds", seed) for seed in self.seeds]
