@@ -136,19 +136,21 @@ def eastward(field: xr.DataArray, what: str) -> xr.DataArray:
     return field.assign_coords(lon=lon[order])
 
 
-def checked(series: Any) -> xr.DataArray:
-    """``series`` as (time, lat, lon); raises TypeError or ValueError unless it is in the convention."""
+def checked(series: Any, what: str = "series") -> xr.DataArray:
+    """``series`` as (time, lat, lon); raises TypeError or ValueError, on ``what``, unless it is in the convention."""
     if not isinstance(series, xr.DataArray):
-        raise TypeError(f"series must be an xarray.DataArray; got {type(series).__name__}")
+        raise TypeError(f"{what} must be an xarray.DataArray; got {type(series).__name__}")
     if set(series.dims) != set(DIMS) or set(DIMS) - set(series.coords):
-        raise ValueError(f"series must have dimensions time, lat and lon with coordinates; got {series.dims}")
+        raise ValueError(f"{what} must have dimensions time, lat and lon with coordinates; got {series.dims}")
     if series["time"].dtype.kind not in "MO":
-        raise TypeError(f"series must have dates for times; got {series['time'].dtype}")
+        raise TypeError(f"{what} must have dates for times; got {series['time'].dtype}")
+    if missing := int(series["time"].isnull().sum()):
+        raise ValueError(f"{what} must have all its dates; {missing} of {series['time'].size} are missing")
     series = series.transpose(*DIMS)
     for name, values in {"time": epoch_seconds(series["time"]), "lat": series["lat"], "lon": series["lon"]}.items():
         steps = np.diff(values)
         if not (steps > 0).all() or (name == "time" and len(set(steps.tolist())) > 1):
-            raise ValueError(f"series must have {name} ascending{' in even steps' if name == 'time' else ''}")
+            raise ValueError(f"{what} must have {name} ascending{' in even steps' if name == 'time' else ''}")
     return series
 
 

@@ -4,17 +4,13 @@
 ``frames`` reads them all into a tensor. Missing values are refused by whatever reads the values.
 """
 
-import re
 import time
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from glob import glob
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiohttp
 import cftime
 import dask
 import numpy as np
@@ -23,163 +19,246 @@ import xarray as xr
 from torch import Tensor
 
 from minconv.data import store
-from minconv.data.cf import field_of
-from minconv.data.grid import BLOCK, SINCE, block_rows, checked, described, epoch_seconds
+from minconv.data.cf import choices, field_of
+from minconv.data.grid import BLOCK, DIMS, SINCE, block_rows, checked, described, epoch_seconds
+from minconv.data.sources import NETWORK_ERRORS, items_of, name_of, opened
 from minconv.data.store import UNREADABLE
 from minconv.runtime.checks import positive, whole
 from minconv.runtime.device import pick_device
 from minconv.runtime.progress import progress
 
 WAITS = (1.0, 3.0, 9.0)  # seconds before another attempt at a read that the network broke off
-NETWORK_ERRORS = (aiohttp.ClientError, ConnectionError, TimeoutError)
 Result = TypeVar("Result")
+Opened = list[tuple[xr.Dataset, str]]  # datasets and what messages call them
 
 
 def open_series(
-    source: str | Path | Iterable[str | Path],
-    variable: str,
+    source: str | Path | xr.Dataset | xr.DataArray | Iterable[str | Path | xr.Dataset],
+    variable: str | Iterable[str] | Mapping[str, str] | None = None,
     *,
-    level: float | None = None,
+    level: float | Mapping[str, float] | None = None,
     years: tuple[int, int] | None = None,
-) -> xr.DataArray:
+    **select: Any,
+) -> xr.DataArray | xr.Dataset:
     """The series of ``variable`` in ``source`` in the convention above, lazily opened.
 
-    ``source`` is a NetCDF file, a list of them, a folder or a pattern such as ``"era5/t2m_*.nc"``, or a Zarr store: a
-    folder, or a URL with consolidated metadata, where ``gs://`` is a public bucket. ``level`` is in hPa, whatever the
-    file's units. ``years`` are the first and the last one wanted.
+    ``source`` is a NetCDF file, a list of them, a folder or a pattern such as ``"era5/t2m_*.nc"``; a Zarr store: a
+    folder, or a URL with consolidated metadata, where ``gs://`` is a public bucket; or an xarray Dataset or DataArray,
+    whose attributes count as a file's. A DataArray's own name is its ``variable``. ``level`` is in hPa, whatever the
+    file's units. ``years`` are the first and the last one wanted. Further dimensions are chosen from by label, such as
+    ``member=3`` or ``step="24h"``.
+
+    Several variables, such as ``["z", "t", "msl"]``, come as a Dataset in this order, each as it would come alone, on
+    one grid with one set of times; they may be in different files. ``level`` is then a number for all that have levels,
+    or of each: ``open_series(file, {"z500": "z", "t850": "t"}, level={"z500": 500, "t850": 850})`` names them, too.
 
     Dimensions are told by their CF attributes, else by their usual names, in any order. Latitudes and longitudes may
     run either way; a repeated meridian (0 and 360) is dropped; a regional grid that the edge of the map cuts in two is
     joined, and keeps its longitudes otherwise. Times are sorted; steps that are there twice with equal values are kept
-    once. Packed and masked values are decoded. ``m**2 s**-2`` is written ``m2 s-2``; no units are converted.
+    once. Packed and masked values are decoded, and missing where the file's valid range excludes them, or where nothing
+    was written: netCDF's default fill values. Chunks that a Zarr store lacks are missing or refused when they are read,
+    by its URL, too, but not in an xarray Dataset. ``m**2 s**-2`` is written ``m2 s-2``; no units are converted.
 
-    Raises FileNotFoundError; TypeError; ValueError naming what there is where the variable, level or years are not,
-    and for grids that are not of latitude and longitude, further dimensions, uneven or missing time steps, and times
-    that are there twice with different values.
+    Raises FileNotFoundError; TypeError; ValueError naming what there is where the variable, level, years or labels are
+    not, and for grids that are not of latitude and longitude, further dimensions, missing dates, uneven or missing time
+    steps, times that are there twice with different values, and variables that differ in grid or times.
     """
-    if not isinstance(variable, str):
-        raise TypeError(f"variable must be a string; got {variable!r}")
-    if level is not None:
-        positive("level", level)
+    if isinstance(source, xr.DataArray):
+        variable = source.name if variable is None else variable
+        source = source.rename(variable) if source.name is None and isinstance(variable, str) else source
+    names = _names(variable)
+    levels = level if isinstance(level, Mapping) else dict.fromkeys(names, level)
+    if strange := [name for name in levels if name not in names]:
+        raise ValueError(f"level must be of {', '.join(names)}; got one of {', '.join(map(str, strange))}")
+    for number in levels.values():
+        if number is not None:
+            positive("level", number)
     if years is not None:
         years = year_range(years)
-    items = _items(source)
-    fields = [field_of(_open(item), item, variable, level) for item in items]
-    label = getattr(items[0], "name", str(items[0]).rstrip("/").rsplit("/", 1)[-1])
-    series = _joined(fields, items)
-    series = _regular(series, years, f"{variable} of {label}")
+    sources = [(opened(item), name_of(item)) for item in items_of(source)]
+    if isinstance(variable, str):
+        return _one(sources, variable, levels.get(variable), years, select)
+    found = _several(sources, names, level, years, select)
+    return _together({name: one.rename(name) for name, one in found.items()})
+
+
+def _names(variable: Any) -> dict[str, str]:
+    """The names that variables get, and those that they have in the file; raises TypeError or ValueError."""
+    if isinstance(variable, str) or not isinstance(variable, Iterable):
+        variable = [variable]
+    pairs = list(variable.items() if isinstance(variable, Mapping) else [(name, name) for name in variable])
+    if not pairs:
+        raise ValueError("variable must name at least one; got none")
+    for name in (name for pair in pairs for name in pair):
+        if not isinstance(name, str):
+            raise TypeError(f"variable must be a string, or a list of them; got {name!r}")
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"variable must name each one once; got {', '.join(name for name, _ in pairs)}")
+    return dict(pairs)
+
+
+def _several(
+    sources: Opened, names: Mapping[str, str], level: Any, years: Any, select: Mapping[str, Any]
+) -> dict[str, xr.DataArray]:
+    """The series of several variables, each of those sources that have it."""
+    held, offered, where = {}, {}, _listing([item for _, item in sources])
+    for name, wanted in names.items():
+        held[name] = [(dataset, item) for dataset, item in sources if wanted in dataset.data_vars]
+        if not held[name]:
+            there = dict.fromkeys(str(one) for dataset, _ in sources for one in dataset.data_vars)
+            raise ValueError(f"variable must be among {', '.join(there) or 'none'}, which {where} has; got {wanted!r}")
+        offered[name] = {choice for dataset, _ in held[name] for choice in choices(dataset[wanted])}
+    known = set().union(*offered.values())  # a choice is for those that have it; what none has is refused by each
+    found = {}
+    for name, wanted in names.items():
+        taken = {choice for choice in ("level", *select) if choice in offered[name] or choice not in known}
+        labels = {choice: label for choice, label in select.items() if choice in taken}
+        of_all = level if "level" in taken else None
+        of_one = level.get(name) if isinstance(level, Mapping) else of_all
+        found[name] = _one(held[name], wanted, of_one, years, labels)
+    return found
+
+
+def _one(sources: Opened, variable: str, level: float | None, years: Any, select: Mapping[str, Any]) -> xr.DataArray:
+    """The series of one variable in all of ``sources``."""
+    items = [item for _, item in sources]
+    fields = [field_of(dataset, item, variable, level, select) for dataset, item in sources]
+    label = items[0].rstrip("/").rsplit("/", 1)[-1]
+    series = _regular(_joined(fields, items), years, f"{variable} of {label}")
     found = series.attrs
     series.attrs = {
         "units": str(found.get("units", "unknown")).replace("**", ""),
         "long_name": str(found.get("long_name", found.get("standard_name", variable))),
-        "source": found.get("source", label if len(items) == 1 else f"{label} and {len(items) - 1} more"),
+        "source": found.get("source", _listing([label, *items[1:]])),
     } | {name: found[name] for name in ("standard_name", "level") if name in found}
     series = described(series.drop_encoding().rename(variable))
-    series.encoding["source"] = f"{items[0]}" + f" and {len(items) - 1} more" * (len(items) > 1)  # as xarray names it
+    series.encoding["source"] = _listing(items)  # as xarray names it
     return series
 
 
-def write_series(
-    path: str | Path, series: xr.DataArray, attrs: dict[str, Any] | None = None, device: str | torch.device = "cpu"
-) -> Path:
-    """Writes ``series`` as CF NetCDF with ``attrs``, what produced it and a seal, whole or not at all.
+def _listing(items: list[str]) -> str:
+    """The first one and how many more."""
+    return items[0] + f" and {len(items) - 1} more" * (len(items) > 1)
 
-    Raises ValueError where ``series`` is not in the convention or has missing values.
-    """
-    series = checked(series)
-    if not isinstance(series.name, str):
-        raise ValueError(f"series must have its variable for a name; got {series.name!r}")
-    if series.chunks:
-        series = series.copy(data=read_values(series))
+
+def _together(found: Mapping[str, xr.DataArray]) -> xr.Dataset:
+    """Several series as one dataset; raises ValueError unless they have the same grid and times."""
+    (first, theirs), *others = found.items()
+    for name, one in others:
+        if axis := _other_grid(one, theirs):
+            raise ValueError(
+                f"variables must be on one grid; {name} has {_extent(one[axis])} for {axis}, "
+                f"{first} {_extent(theirs[axis])}"
+            )
+        if not np.array_equal(_dated(one), _dated(theirs)):
+            raise ValueError(
+                f"variables must have the same times; {name} has {_extent(one['time'])}, "
+                f"{first} {_extent(theirs['time'])}"
+            )
+    same = {name: theirs[name] for name in DIMS}
+    return xr.Dataset({name: one.assign_coords(same) for name, one in found.items()})
+
+
+def _dated(series: xr.DataArray) -> list[Any]:
+    """The calendar and the times in it."""
+    return [series["time"].dt.calendar, *epoch_seconds(series["time"])]
+
+
+def _extent(axis: xr.DataArray) -> str:
+    """How many coordinates there are, from where to where."""
+    if axis.dtype.kind in "MO":
+        ends = [_dates([second], axis.dt.calendar) for second in epoch_seconds(axis)[[0, -1]]]
     else:
-        series = series.astype(np.float32, copy=False)
-        deque(_finite_blocks(series), maxlen=0)  # looks at all, keeps none
-    title = {"title": f"{series.attrs.get('long_name', series.name)}"}
-    blocks = {"chunksizes": (min(block_rows(series), len(series)), *series.shape[1:]), "zlib": True, "complevel": 1}
-    encoding = {series.name: {"_FillValue": None, **blocks}}
-    return store.write(path, described(series).to_dataset(), title | (attrs or {}), device, encoding)
+        ends = [f"{end:g}" for end in axis.values[[0, -1]]]
+    return f"{axis.size} from {ends[0]} to {ends[1]}"
 
 
-def read_series(path: str | Path) -> xr.DataArray:
-    """The series of a file that ``write_series`` wrote, checked and lazily opened, with all of the file's attributes.
+def _other_grid(one: xr.DataArray, other: xr.DataArray) -> str | None:
+    """The axis on which two grids differ, if any."""
+    for axis in ("lat", "lon"):
+        if one.sizes[axis] != other.sizes[axis] or abs(one[axis].values - other[axis].values).max() > 1e-3:
+            return axis
+    return None
+
+
+def write_series(
+    path: str | Path,
+    series: xr.DataArray | xr.Dataset,
+    attrs: dict[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+) -> Path:
+    """Writes ``series``, one or a Dataset of several, as CF NetCDF with ``attrs``, what produced it and a seal.
+
+    The file is written whole or not at all, without attributes that would decode its values once more when they are
+    read. Raises ValueError where ``series`` is not in the convention or has missing values.
+    """
+    fields, encoding = [], {}
+    for one in _fields(series):
+        if not isinstance(one.name, str):
+            raise ValueError(f"series must have its variable for a name; got {one.name!r}")
+        if one.chunks:
+            one = one.copy(data=read_values(one))
+        else:
+            one = one.astype(np.float32, copy=False)
+            deque(_finite_blocks(one), maxlen=0)  # looks at all, keeps none
+        fields.append(described(one))
+        blocks = {"chunksizes": (min(block_rows(one), len(one)), *one.shape[1:]), "zlib": True, "complevel": 1}
+        encoding[one.name] = {"_FillValue": None, **blocks}
+    about = {"title": ", ".join(str(one.attrs.get("long_name", one.name)) for one in fields)}
+    if isinstance(series, xr.Dataset):  # in this order, which the file does not keep
+        about |= {**series.attrs, "variables": list(encoding)}
+    return store.write(path, xr.Dataset({one.name: one for one in fields}), about | (attrs or {}), device, encoding)
+
+
+def read_series(path: str | Path) -> xr.DataArray | xr.Dataset:
+    """What ``write_series`` wrote, one series or a Dataset, checked and lazily opened, with all attributes of the file.
 
     Raises FileNotFoundError, or ValueError where the file is truncated, altered or not one of these.
     """
     with store.opened(path) as dataset:
+        if "variables" in dataset.attrs:
+            names = np.atleast_1d(dataset.attrs["variables"]).tolist()
+            found = open_series(path, names).assign_attrs(dataset.attrs)
+            return found.assign({name: found[name].assign_attrs(dataset[name].attrs) for name in names})
         (name,) = dataset.data_vars
         return open_series(path, name).assign_attrs(dataset.attrs | dataset[name].attrs)
 
 
-def frames(series: xr.DataArray, device: str | torch.device = "cpu") -> Tensor:
-    """The values of ``series`` as float32 ``[T, 1, H, W]`` on ``device``, in memory of their own.
+def frames(series: xr.DataArray | xr.Dataset, device: str | torch.device = "cpu") -> Tensor:
+    """The values of ``series`` as float32 ``[T, C, H, W]`` on ``device``, in memory of their own.
 
-    A long series is read with a progress bar. Raises ValueError with the number of missing values and the date of the
-    first, where there are any.
+    There is one channel for a DataArray, and one for each variable of a Dataset, in its order. A long series is read
+    with a progress bar. Raises ValueError with the number of missing values and the date of the first, where there are
+    any.
     """
-    series = checked(series)
-    with progress(total=len(series), desc=series.name, unit="step", quiet=4 * series.size < 8 * BLOCK) as bar:
-        values = read_values(series, bar)
-    return torch.from_numpy(values).unsqueeze(1).to(pick_device(device))
+    fields = _fields(series)
+    steps, *size = fields[0].shape
+    values = np.empty((steps, len(fields), *size), np.float32)
+    name = ", ".join(str(one.name) for one in fields)
+    total = steps * len(fields)
+    with progress(total=total, desc=name, unit="step", quiet=4 * values.size < 8 * BLOCK) as bar:
+        for channel, one in enumerate(fields):
+            read_values(one, bar, values[:, channel])
+    return torch.from_numpy(values).to(pick_device(device))
 
 
-def _items(source: Any) -> list[Path | str]:
-    """The files, Zarr folders and URLs that ``source`` names."""
-    if not isinstance(source, str | Path):
-        if not isinstance(source, Iterable):
-            raise TypeError(f"source must be a path, a URL or a list of these; got {source!r}")
-        items = [item for one in source for item in _items(one)]
-        if not items:
-            raise ValueError("source must name at least one file; got none")
-        return items
-    if "://" in str(source):
-        return [re.sub("^gs://", "https://storage.googleapis.com/", str(source))]
-    path = Path(source)
-    if path.is_file() or _is_zarr(path):
-        return [path]
-    if path.is_dir():
-        items = sorted(file for file in path.iterdir() if file.suffix in {".nc", ".nc4", ".netcdf", ".cdf"})
-        if not items:
-            raise FileNotFoundError(f"the folder {path} is no Zarr store and holds no NetCDF file (*.nc)")
-        return items
-    items = sorted(Path(name) for name in glob(str(source), recursive=True))
-    if not items:
-        raise FileNotFoundError(f"there is no file, folder or Zarr store {source}")
-    return items
+def _fields(series: Any) -> list[xr.DataArray]:
+    """One series or all of a dataset, as (time, lat, lon); raises TypeError or ValueError as ``checked`` does."""
+    if not isinstance(series, xr.Dataset):
+        return [checked(series)]
+    if not series.data_vars:
+        raise ValueError("series must have at least one variable; got a Dataset without any")
+    return [checked(one, f"{name} of series") for name, one in series.data_vars.items()]
 
 
-def _is_zarr(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata"))
-
-
-def _open(item: Path | str) -> xr.Dataset:
-    """Opens one file or store without reading more than its coordinates."""
-    if isinstance(item, str):  # a slow line is no fault, a silent one is
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-        options = {"storage_options": {"client_kwargs": {"timeout": timeout}}} if item.startswith("http") else {}
-        how = {"engine": "zarr", "consolidated": True, **options}
-    elif item.is_dir():
-        how = {"engine": "zarr", "consolidated": (item / ".zmetadata").is_file()}
-    else:
-        how = {}
-    with warnings.catch_warnings():  # such as dates beyond datetime64, which then are cftime's
-        warnings.simplefilter("ignore", xr.SerializationWarning)
-        try:
-            return xr.open_dataset(item, chunks=None, cache=False, decode_timedelta=False, **how)
-        except NETWORK_ERRORS:
-            raise
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"there is no Zarr store {item}") from error
-        except UNREADABLE as error:
-            raise ValueError(f"{item} cannot be read as {'Zarr' if how else 'NetCDF'}: {error}") from error
-
-
-def _joined(fields: list[xr.DataArray], items: list[Path | str]) -> xr.DataArray:
+def _joined(fields: list[xr.DataArray], items: list[str]) -> xr.DataArray:
     """The fields of several files one after the other; raises ValueError where they do not belong together."""
+    if len({field["time"].dtype.kind for field in fields}) > 1:  # some dates are beyond datetime64
+        fields = [_with_cftime(field) for field in fields]
     first = fields[0]
     for field, item in zip(fields, items, strict=True):
-        for axis in ("lat", "lon"):
-            if field.sizes[axis] != first.sizes[axis] or abs(field[axis].values - first[axis].values).max() > 1e-3:
-                raise ValueError(f"{item} has another grid than {items[0]}: its {axis} differs")
+        if axis := _other_grid(field, first):
+            raise ValueError(f"{item} has another grid than {items[0]}: its {axis} differs")
         for name, mine, theirs in (
             ("units", field.attrs.get("units"), first.attrs.get("units")),
             ("level", field.attrs.get("level"), first.attrs.get("level")),
@@ -193,6 +272,15 @@ def _joined(fields: list[xr.DataArray], items: list[Path | str]) -> xr.DataArray
     fields = [field.assign_coords(lat=first["lat"], lon=first["lon"]) for field in fields]
     joined = xr.concat(fields, "time", coords="minimal", compat="override", join="override", combine_attrs="drop")
     return joined.assign_attrs(first.attrs)
+
+
+def _with_cftime(field: xr.DataArray) -> xr.DataArray:
+    """The field with dates of cftime in the calendar that its file has."""
+    times = field["time"]
+    if times.dtype.kind == "O":
+        return field
+    calendar = times.encoding.get("calendar", times.dt.calendar)
+    return field.assign_coords(time=cftime.num2date(epoch_seconds(times), SINCE, calendar))
 
 
 def _regular(series: xr.DataArray, years: tuple[int, int] | None, what: str) -> xr.DataArray:
@@ -287,9 +375,9 @@ def _origin(series: xr.DataArray) -> str:
     return f" in {series.encoding['source']}" if "source" in series.encoding else ""
 
 
-def read_values(series: xr.DataArray, bar: Any = None) -> np.ndarray:
-    """All values in memory of their own, float32 ``[time, lat, lon]``."""
-    values = np.empty(series.shape, np.float32)
+def read_values(series: xr.DataArray, bar: Any = None, out: np.ndarray | None = None) -> np.ndarray:
+    """All values in memory of their own or in ``out``, float32 ``[time, lat, lon]``."""
+    values = np.empty(series.shape, np.float32) if out is None else out
     for rows, block in _finite_blocks(series):
         values[rows] = block
         if bar is not None:

@@ -20,6 +20,12 @@ from minconv.runtime.provenance import provenance
 MARK = b"\nminconv sha256 "
 SIZE = len(MARK) + 64  # bytes of a seal
 
+# attributes by which a reader decodes values, where they are left from the file that values were read from
+DECODING = {
+    *("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "dtype"),
+    *("valid_range", "valid_min", "valid_max", "coordinates"),
+}
+
 # what the libraries that read data raise where a file is damaged, each in its own way
 UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SystemError)
 
@@ -87,8 +93,9 @@ def write(
 ) -> Path:
     """Writes ``dataset`` as CF NetCDF with ``attributes``, what produced it and a seal; whole or not at all.
 
-    No value stands for a missing one, but where ``encoding``, which is xarray's, has one. ``device`` is what computed
-    the numbers. Raises OSError, saying what to do, where the disk is full or the folder read-only.
+    No value stands for a missing one, but where ``encoding``, which is xarray's, has one, and no attribute tells how to
+    decode the values. ``device`` is what computed the numbers. Raises ValueError for units that would make dates of
+    numbers; OSError, saying what to do, where the disk is full or the folder read-only.
     """
     made_by = {f"provenance_{name}": value for name, value in provenance(device).items()}
     about = {
@@ -98,9 +105,16 @@ def write(
         "seal": "SHA-256 of all bytes before, at the end of this file",
     }
     encoding = {name: {"_FillValue": None} for name in dataset.variables} | dict(encoding or {})
+    dataset = dataset.drop_encoding().assign_attrs(about)
+    for name, variable in dataset.variables.items():
+        dates = variable.dtype.kind in "MO"
+        left = DECODING | {*("units", "calendar") * dates}
+        variable.attrs = {key: value for key, value in variable.attrs.items() if key not in left}
+        if "since" in str(variable.attrs.get("units")):
+            raise ValueError(f"{name} must not have the units of a date; got {variable.attrs['units']!r}")
     with atomic(path) as temporary:
         claim_room(temporary, dataset.nbytes)
-        dataset.drop_encoding().assign_attrs(about).to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
         seal = MARK + _digest(temporary, temporary.stat().st_size)
         with open(temporary, "ab") as file:
             file.write(seal)

@@ -9,15 +9,8 @@ import numpy as np
 import xarray as xr
 
 from minconv.data import store
-from minconv.data.series import (
-    NETWORK_ERRORS,
-    open_series,
-    patiently,
-    read_series,
-    read_values,
-    write_series,
-    year_range,
-)
+from minconv.data.series import open_series, patiently, read_series, read_values, write_series, year_range
+from minconv.data.sources import NETWORK_ERRORS
 from minconv.runtime.checks import positive, whole
 from minconv.runtime.files import lock, remove_stale_lock
 from minconv.runtime.progress import progress

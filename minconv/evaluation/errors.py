@@ -26,6 +26,7 @@ TEACHER_FORCING, CLOSED_LOOP = PHASES = ("teacher forcing", "closed loop")
 PARTS = ("teacher_forced", "closed_loop")  # their names as variables
 
 
+@torch.no_grad()
 def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") -> xr.Dataset:
     """Errors of a rollout by predicted time; what is not finite stays so and shows as ``finite`` below 1.
 
@@ -77,6 +78,7 @@ def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") 
     return xr.Dataset(variables, coordinates, {"context": context, "samples": len(truth)})
 
 
+@torch.no_grad()
 def sample_errors(prediction: Tensor, truth: Tensor, context: int, units: str = "1") -> xr.Dataset:
     """RMSE of every trajectory of a rollout; arguments and errors as in :func:`evaluate`.
 

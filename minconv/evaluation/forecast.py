@@ -5,13 +5,14 @@ gives [B, T + horizon, C, H, W]: output t predicts frame t + 1, the last ``horiz
 frames are anomalies says from what, by an attribute ``climatology``: this is taken from a series, and added to its
 forecast.
 
-A series is a DataArray over (time, lat, lon) in the convention of :mod:`minconv.data.series`. A forecast of it has dims
-(init_time, lead_time, lat, lon): ``init_time`` is the time of the last frame that was seen, ``lead_time`` counts from
-it, ``valid_time`` (init_time, lead_time) is their sum.
+A series is a DataArray over (time, lat, lon) in the convention of :mod:`minconv.data.series`, or a Dataset of several
+variables, which are the channels of the frames. A forecast of it is one too, with dims (init_time, lead_time, lat,
+lon): ``init_time`` is the time of the last frame that was seen, ``lead_time`` counts from it, ``valid_time``
+(init_time, lead_time) is their sum. Inside, both are one array over (time, lat, lon) or (time, variable, lat, lon).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from minconv.data.windows import check_trajectories
 from minconv.runtime.checks import positive, whole
 
-DIMS = ("init_time", "lead_time", "lat", "lon")
+DIMS = ("init_time", "lead_time", "lat", "lon")  # of a forecast
 DAY = np.timedelta64(1, "D")
+VARIABLE = "variable"  # the dimension of several
+Field = TypeVar("Field", xr.DataArray, xr.Dataset)
 Forecaster = Callable[[Tensor, int], Tensor]
 
 
@@ -31,7 +34,8 @@ def rollout(forecaster: Forecaster, trajectories: Tensor, context: int, batch: i
     """Predicts frames 1..T-1 of every trajectory: ``context`` true frames, then the model's own.
 
     Args:
-        forecaster: of frames on the device of the trajectories. A module is used in the mode it is in.
+        forecaster: of frames on the device of the trajectories. A module is used in the mode it is in, and one that has
+            a ``normalisation`` in the units of the data.
         trajectories: [N, T, C, H, W].
         context: number of teacher-forced frames, 1..T-2.
         batch: trajectories in one call.
@@ -45,9 +49,9 @@ def rollout(forecaster: Forecaster, trajectories: Tensor, context: int, batch: i
     """
     context = checked_context(trajectories, context)
     horizon = trajectories.shape[1] - 1 - context
-    parts = []
+    forecaster, parts = in_units(forecaster), []
     for chunk in trajectories.split(whole("batch", batch, least=1)):
-        part = forecaster(chunk[:, :context], horizon)
+        part = forecaster(chunk[:, :context].clone(), horizon)  # a model may work in place; the truth stays
         if part.shape != chunk[:, 1:].shape:
             raise ValueError(f"model must return frames of shape {list(chunk[:, 1:].shape)}; got {list(part.shape)}")
         parts.append(part)
@@ -63,12 +67,13 @@ def checked_context(trajectories: Tensor, context: int) -> int:
     return context
 
 
-def forecast(forecaster: Forecaster, history: xr.DataArray, steps: int) -> xr.DataArray:
+def forecast(forecaster: Forecaster, history: Field, steps: int) -> Field:
     """Continues a series.
 
     Args:
-        forecaster: of frames [1, T, 1, H, W] in the units of ``history``.
-        history: over (time, lat, lon), at least two frames, evenly spaced, none missing.
+        forecaster: of frames [1, T, C, H, W] in the units of ``history``, such as a model that has a normalisation.
+        history: over (time, lat, lon), or a Dataset of C such variables; at least two frames, evenly spaced, none
+            missing.
         steps: how many frames to forecast.
 
     Returns:
@@ -86,12 +91,12 @@ def forecast(forecaster: Forecaster, history: xr.DataArray, steps: int) -> xr.Da
 @torch.no_grad()
 def forecasts(
     forecaster: Forecaster,
-    series: xr.DataArray,
+    series: Field,
     init_times: Sequence[np.datetime64] | xr.DataArray,
     context: int,
     steps: int,
     batch: int = 32,
-) -> xr.DataArray:
+) -> Field:
     """Many forecasts from one series: from each of ``init_times``, the last of ``context`` frames; see ``forecast``.
 
     Args:
@@ -99,24 +104,34 @@ def forecasts(
     """
     step, last = frame_step(series), positions(series, init_times, whole("context", context, 1))
     whole("steps", steps, 1)
+    forecaster, field = in_units(forecaster), as_array(series)
     climatology = getattr(forecaster, "climatology", None)
     if climatology is not None:
-        same_grid(climatology, series)
-    values = series.values if climatology is None else series.values - climatology.at(series.time).values
+        same_grid(climatology, field)
+    values = field.values if climatology is None else field.values - climatology.at(field.time).values
+    values = values.reshape(len(values), -1, *values.shape[-2:])  # [T, C, H, W]
     on = next(iter(getattr(forecaster, "parameters", list)()), torch.empty(0)).device
     rows = []
     for start in range(0, len(last), whole("batch", batch, 1)):
         histories = last[start : start + batch, None] + np.arange(1 - context, 1)
-        frames = torch.from_numpy(values[histories].astype(values.dtype.newbyteorder("="), copy=False)).unsqueeze(2)
+        frames = torch.from_numpy(values[histories].astype(values.dtype.newbyteorder("="), copy=False))
         if not frames.isfinite().all():
             raise ValueError("series must have no missing values where forecasts start; got nan or inf")
         predicted = forecaster(frames.to(on), steps - 1)
         expected = [len(frames), context + steps - 1, *frames.shape[2:]]
         if list(predicted.shape) != expected:
             raise ValueError(f"model must return frames of shape {expected}; got {list(predicted.shape)}")
-        rows.append(predicted[:, context - 1 :, 0].cpu().numpy())
-    found = _labelled(np.concatenate(rows), series, last, step)
-    return found if climatology is None else found.copy(data=found.values + climatology.at(found.valid_time).values)
+        rows.append(predicted[:, context - 1 :].to("cpu", frames.dtype).numpy())
+    found = _labelled(np.concatenate(rows), field, last, step)
+    if climatology is not None:
+        found = found.copy(data=found.values + climatology.at(found.valid_time).values)
+    return as_given(found, series)
+
+
+def in_units(forecaster: Forecaster) -> Forecaster:
+    """A model that keeps what its frames were normalised with, as a forecaster in the units of the data."""
+    normalisation = getattr(forecaster, "normalisation", None)
+    return Scaled(forecaster, *normalisation) if normalisation else forecaster
 
 
 class Scaled(nn.Module):
@@ -124,20 +139,22 @@ class Scaled(nn.Module):
 
     Args:
         model: called as ``model(frames, horizon)``.
-        mean, std: numbers, or arrays that broadcast to a frame [H, W]: normalised frames are (frames - mean) / std.
+        mean, std: numbers, one for each channel, or arrays that broadcast to a frame [C, H, W]: normalised frames are
+            (frames - mean) / std.
         climatology: what the frames are anomalies from, if they are.
     """
 
-    def __init__(self, model: nn.Module, mean: float | Tensor, std: float | Tensor, climatology: Any = None):
+    def __init__(self, model: nn.Module, mean: Any, std: Any, climatology: Any = None):
         super().__init__()
         self.model, self.climatology = model, climatology
         for name, value in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float64))
+            value = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value), dtype=torch.float64)
+            self.register_buffer(name, value[:, None, None] if value.dim() == 1 else value)
         if not (self.mean.isfinite().all() and self.std.isfinite().all() and (self.std > 0).all()):
             raise ValueError(f"mean must be finite and std above 0; got {mean} and {std}")
 
     def normalise(self, frames: Tensor) -> Tensor:
-        """Frames [..., H, W] as the model sees them; in double precision in between, as the mean may be large."""
+        """Frames [..., C, H, W] as the model sees them; in double precision in between, as the mean may be large."""
         return ((frames - self.mean) / self.std).to(frames.dtype)
 
     def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
@@ -145,7 +162,7 @@ class Scaled(nn.Module):
         return (self.model(self.normalise(frames), horizon) * self.std + self.mean).to(frames.dtype)
 
 
-def init_times(series: xr.DataArray, context: int, steps: int, every: Sequence[int] = (3, 4)) -> xr.DataArray:
+def init_times(series: Field, context: int, steps: int, every: Sequence[int] = (3, 4)) -> xr.DataArray:
     """Times to start forecasts at, two a week by default, that have ``context`` frames before and ``steps`` after.
 
     Args:
@@ -163,37 +180,60 @@ def init_times(series: xr.DataArray, context: int, steps: int, every: Sequence[i
     return times[chosen]
 
 
-def verification(series: xr.DataArray, init_times: Sequence[np.datetime64] | xr.DataArray, steps: int) -> xr.DataArray:
+def verification(series: Field, init_times: Sequence[np.datetime64] | xr.DataArray, steps: int) -> Field:
     """What came true: the frames of ``series`` that forecasts of ``steps`` from ``init_times`` are compared with."""
     step, last = frame_step(series), positions(series, init_times)
     after = last[:, None] + np.arange(1, whole("steps", steps, 1) + 1)
     if after.max() >= series.sizes["time"]:
         raise ValueError(f"series must have {steps} frames after {series.time.values[last.max()]}; it ends too early")
-    return _labelled(series.values[after], series, last, step)
+    field = as_array(series)
+    values = field.values[after]
+    return as_given(_labelled(values.reshape(*values.shape[:2], -1, *values.shape[-2:]), field, last, step), series)
 
 
-def frame_step(series: xr.DataArray) -> np.timedelta64:
+def as_array(field: xr.DataArray | xr.Dataset) -> xr.DataArray:
+    """A Dataset as one array, its variables along a dimension before lat and lon; a DataArray as it is."""
+    if not isinstance(field, xr.Dataset):
+        return field
+    array = field.to_dataarray(VARIABLE)
+    return array.transpose(*(dim for dim in array.dims if dim not in (VARIABLE, "lat", "lon")), VARIABLE, "lat", "lon")
+
+
+def as_given(array: xr.DataArray, given: Field) -> Field:
+    """What was made of ``as_array(given)`` as a Dataset again, if that is what was given."""
+    if not isinstance(given, xr.Dataset):
+        return array
+    found = array.to_dataset(VARIABLE).assign_attrs(given.attrs)
+    return found.assign({name: found[name].assign_attrs(given[name].attrs) for name in given.data_vars})
+
+
+def frame_step(series: xr.DataArray | xr.Dataset) -> np.timedelta64:
     """The time between frames; raises unless ``series`` is over (time, lat, lon) and evenly spaced."""
-    if not isinstance(series, xr.DataArray):
-        raise TypeError(f"series must be a DataArray over (time, lat, lon); got {type(series).__name__}")
-    if series.dims != ("time", "lat", "lon") or series.sizes["time"] < 2 or set(series.dims) - set(series.coords):
-        raise ValueError(
-            f"series must be over (time, lat, lon), with their coordinates and two times or more; "
-            f"got {dict(series.sizes)} with {', '.join(map(str, series.coords)) or 'none'}; "
-            "minconv.data.open_series brings a file into this form"
-        )
-    if series.dtype.kind != "f" or series.dtype.itemsize > 8:
-        raise TypeError(f"series must be of float32 or float64; got {series.dtype}")
+    if not isinstance(series, xr.DataArray | xr.Dataset):
+        raise TypeError(f"series must be a DataArray over (time, lat, lon) or a Dataset; got {type(series).__name__}")
+    if isinstance(series, xr.Dataset) and not series.data_vars:
+        raise ValueError("series must have one variable or more; got none")
+    for field in series.data_vars.values() if isinstance(series, xr.Dataset) else (series,):
+        dims = tuple(dim for dim in field.dims if dim != VARIABLE)
+        if dims != ("time", "lat", "lon") or field.sizes["time"] < 2 or set(dims) - set(field.coords):
+            raise ValueError(
+                f"series must be over (time, lat, lon), with their coordinates and two times or more; "
+                f"got {dict(field.sizes)} with {', '.join(map(str, field.coords)) or 'none'}; "
+                "minconv.data.open_series brings a file into this form"
+            )
+        if field.dtype.kind != "f" or field.dtype.itemsize > 8:
+            raise TypeError(f"series must be of float32 or float64; got {field.dtype}")
     if series.time.dtype.kind not in "MO":
         raise TypeError(f"series must have dates for times; got {series.time.dtype}")
-    steps = np.diff(series.time.values).astype("timedelta64[ns]")
+    steps = np.diff(series.time.values)  # in the unit of the times: nanoseconds reach from 1678 to 2262 alone
+    steps = steps.astype("timedelta64[ns]") if steps.dtype == object else steps
     if (steps != steps[0]).any() or steps[0] <= np.timedelta64(0):
         odd = int(np.flatnonzero(steps != steps[0])[0]) if (steps != steps[0]).any() else 0
         raise ValueError(f"series must have evenly spaced times; after {series.time.values[odd]} they are not")
     return steps[0]
 
 
-def positions(series: xr.DataArray, times: Iterable, context: int = 1) -> np.ndarray:
+def positions(series: xr.DataArray | xr.Dataset, times: Iterable, context: int = 1) -> np.ndarray:
     """Where ``times`` are in the series; raises unless each is the last of ``context`` frames."""
     wanted = np.atleast_1d(np.asarray(times))
     found = series.indexes["time"].get_indexer(wanted)
@@ -204,18 +244,21 @@ def positions(series: xr.DataArray, times: Iterable, context: int = 1) -> np.nda
     return found
 
 
-def _labelled(values: np.ndarray, series: xr.DataArray, last: np.ndarray, step: np.timedelta64) -> xr.DataArray:
-    """Forecasts [starts, steps, lat, lon] that begin one ``step`` after the frames ``last`` of the series."""
+def _labelled(values: np.ndarray, field: xr.DataArray, last: np.ndarray, step: np.timedelta64) -> xr.DataArray:
+    """Forecasts [starts, steps, C, lat, lon] that begin one ``step`` after the frames ``last`` of the series."""
     leads = step * np.arange(1, values.shape[1] + 1)
-    start = series.time.values[last]
+    start = field.time.values[last]
     coordinates = {
         "init_time": ("init_time", start, {"long_name": "time of the last frame seen"}),
         "lead_time": ("lead_time", leads, {"long_name": "lead time"}),
-        "lat": series.lat,
-        "lon": series.lon,
+        "lat": field.lat,
+        "lon": field.lon,
         "valid_time": (("init_time", "lead_time"), _later(start, leads), {"long_name": "time forecast"}),
     }
-    return xr.DataArray(values, coordinates, DIMS, series.name, series.attrs)
+    dims = (*DIMS[:2], *field.dims[1:])
+    if VARIABLE in dims:
+        coordinates[VARIABLE] = field[VARIABLE]
+    return xr.DataArray(values.reshape(*values.shape[:2], *field.shape[1:]), coordinates, dims, field.name, field.attrs)
 
 
 def _later(start: np.ndarray, leads: np.ndarray) -> np.ndarray:
@@ -227,3 +270,8 @@ def same_grid(climatology: Any, field: xr.DataArray) -> None:
     for axis in ("lat", "lon"):
         if not np.array_equal(climatology.series[axis], field[axis]):
             raise ValueError(f"climatology must be on the same grid as the series; its {axis} differs")
+    found, wanted = (
+        list(map(str, x[VARIABLE].values)) if VARIABLE in x.dims else [] for x in (climatology.series, field)
+    )
+    if found != wanted:
+        raise ValueError(f"climatology must be of the same variables as the series; got {found}, not {wanted}")

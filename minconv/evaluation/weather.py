@@ -7,14 +7,16 @@ import xarray as xr
 
 from minconv.data.grid import area_weights
 from minconv.evaluation.baselines import Climatology
-from minconv.evaluation.forecast import DAY, DIMS, same_grid
+from minconv.evaluation.forecast import DAY, DIMS, VARIABLE, as_array, same_grid
 
 
-def scores(predicted: xr.DataArray, truth: xr.DataArray, climatology: Climatology) -> xr.Dataset:
-    """Area-weighted scores by lead time.
+def scores(
+    predicted: xr.DataArray | xr.Dataset, truth: xr.DataArray | xr.Dataset, climatology: Climatology
+) -> xr.Dataset:
+    """Area-weighted scores by lead time, and by variable where there are several.
 
     Args:
-        predicted: a forecast over (init_time, lead_time, lat, lon).
+        predicted: a forecast over (init_time, lead_time, lat, lon), or a Dataset of such.
         truth: what came true, from :func:`verification`.
 
     Returns:
@@ -27,6 +29,7 @@ def scores(predicted: xr.DataArray, truth: xr.DataArray, climatology: Climatolog
     Raises:
         ValueError: the two, or the climatology, are not of the same starts, leads and grid.
     """
+    predicted, truth = as_array(predicted), as_array(truth)
     _same_cases(predicted, truth)
     same_grid(climatology, truth)
     weights = xr.DataArray(area_weights(predicted.lat.values), {"lat": predicted.lat}, ("lat",))
@@ -106,8 +109,11 @@ def by_day(scored: xr.Dataset, baselines: Sequence[str], days: Sequence[int] = (
 
 def _same_cases(predicted: xr.DataArray, truth: xr.DataArray) -> None:
     for name, field in (("predicted", predicted), ("truth", truth)):
-        if not isinstance(field, xr.DataArray) or field.dims != DIMS:
+        dims = tuple(dim for dim in getattr(field, "dims", ()) if dim != VARIABLE)
+        if not isinstance(field, xr.DataArray) or dims != DIMS:
             raise ValueError(f"{name} must be a DataArray over {DIMS}; got {getattr(field, 'dims', type(field))}")
-    for dim in DIMS:
+    if predicted.dims != truth.dims:
+        raise ValueError(f"predicted and truth must have the same dims; got {predicted.dims} and {truth.dims}")
+    for dim in predicted.dims:
         if not predicted[dim].equals(truth[dim]):
             raise ValueError(f"predicted and truth must have the same {dim}; they differ")

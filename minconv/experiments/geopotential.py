@@ -86,7 +86,7 @@ def _setting(
     """Three layers at about 35,000 parameters, by name of cell and padding; ``few`` seeds below the paper's scale."""
     options: dict[str, Any] = {"layers": 3, "size": SIZE, "increment": increment}
     builds = {
-        name: partial(build_model, cell, hidden=MODELS[cell].channels[1], padding=padding, **options)
+        name: partial(build_model, MODELS[cell], hidden=MODELS[cell].channels[1], padding=padding, **options)
         for name, (cell, padding) in models.items()
     }
     return Setting(training, builds, seeds[: 2 if increment else 1] if few else seeds, options)

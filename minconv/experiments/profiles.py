@@ -1,7 +1,7 @@
 """How large the experiments are, and where data and results are kept.
 
-``smoke`` shows in minutes that everything runs, ``laptop`` trains models that have learned, meant to take less than an
-hour on two CPU cores, ``study`` takes hours there and is what the committed figures show, ``paper`` has the settings of
+``smoke`` shows in minutes that everything runs, ``laptop`` trains models that have learned, in less than an hour on
+two CPU cores, ``study`` takes hours there and is what the committed figures show, ``paper`` has the settings of
 arXiv 2508.03614 and asks for a GPU.
 """
 
@@ -72,8 +72,9 @@ PROFILES = {
 
 
 def home() -> Path:
-    """Folder that holds data/ and results/: $MINCONV_HOME, or the project's root."""
-    return Path(os.environ.get("MINCONV_HOME") or Path(__file__).resolve().parents[2])
+    """Folder that holds data/ and results/: $MINCONV_HOME, or the project's root; where there is none, this folder."""
+    root = Path(__file__).resolve().parents[2]
+    return Path(os.environ.get("MINCONV_HOME") or (root if (root / "pyproject.toml").is_file() else Path.cwd()))
 
 
 def default_profile() -> str:

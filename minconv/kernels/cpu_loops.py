@@ -26,6 +26,7 @@ from torch import Tensor
 
 from minconv.kernels import openmp
 from minconv.kernels.openmp import part, parts
+from minconv.runtime.progress import announced
 
 WORTH_THREADS = 1 << 14  # elements: less is done before a second thread is awake
 OUTPUTS = 4  # arrays that one kernel may store to
@@ -50,9 +51,11 @@ class Kernel:
     def _compile(self, dtype: torch.dtype) -> Any:
         signature = void(types.CPointer(NUMBERS[dtype]))
         try:
-            return cfunc(signature, cache=True, **FLAGS)(self.body)
+            with announced("compiling for this CPU, once: it takes some ten seconds"):
+                return cfunc(signature, cache=True, **FLAGS)(self.body)
         except RuntimeError:  # nowhere to write a cache to
-            return cfunc(signature, **FLAGS)(self.body)
+            with announced("compiling for this CPU, in every process: NUMBA_CACHE_DIR can name a folder to keep it in"):
+                return cfunc(signature, **FLAGS)(self.body)
 
     def __call__(self, dtype: torch.dtype, size: int, *args: Tensor | int) -> None:
         """Runs it.

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from minconv.core.cells import CELLS
+from minconv.core.cells import CELLS, Cell, MinimalCell
 from minconv.models.forecaster import Forecaster
 from minconv.runtime.checks import choice
+from minconv.runtime.names import STYLE, style
 from minconv.runtime.seeds import generator
 
 PARAMETERS = 175_000  # of a model, about, where not its channels but its size is asked for
+SMALL = 35_000, (("layers", 3),)  # the published size for geopotential
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,36 @@ MODELS = {
 }
 
 
-def build_model(name: str, seed: int, **options: Any) -> nn.Module:
+def register(name: str, cell: type[Cell], label: str, color: str, marker: str = "*") -> None:
+    """Adds a cell of one's own: to ``Forecaster(name)`` and ``build_model(name, seed)``, to experiments made after it,
+    and to the legends of figures.
+
+    A minimal cell is its gates: a ``Gating`` in ``minconv.core.gates.GATINGS`` and a class that names it. Such a cell
+    runs on every backend; where no kernel knows its gates, a and b are formed by PyTorch before the kernel's scan.
+
+    Args:
+        name: that no other has.
+        cell: its class.
+        label, color, marker: in tables and figures.
+
+    Raises:
+        TypeError, ValueError: not a cell, or a name that is taken.
+    """
+    if not isinstance(cell, type) or not issubclass(cell, Cell):
+        raise TypeError(f"cell must be a class of minconv.core.cells.Cell; got {cell!r}")
+    if name in MODELS or name in STYLE or not isinstance(name, str):
+        raise ValueError(f"name must be one that is not taken, as {', '.join(STYLE | MODELS)} are; got {name!r}")
+    build = partial(Forecaster, cell)  # the class itself, which other processes have where they import it
+    channels = _channels(build, ()), _channels(build, SMALL[1], SMALL[0])
+    CELLS[name], MODELS[name] = cell, Model(label, issubclass(cell, MinimalCell), build, channels)
+    STYLE[name] = style(label, color, marker)
+
+
+def build_model(name: str | Model, seed: int, **options: Any) -> nn.Module:
     """A model with the initial weights of a seed, at about 175,000 parameters where ``hidden`` does not say otherwise.
 
     Args:
-        name: one of ``MODELS``.
+        name: one of ``MODELS``, or what it stands for there.
         seed: of the weights; the global random state is left alone.
         options: of the model. Without ``hidden`` it has the published channels; with ``layers`` or ``kernel_size``
             among the options, as many as bring it nearest to that size.
@@ -63,26 +90,28 @@ def build_model(name: str, seed: int, **options: Any) -> nn.Module:
     Raises:
         TypeError, ValueError: an unknown name, a seed that is none, or an option that the model does not allow.
     """
-    model = MODELS[choice("name", name, MODELS)]
+    model = name if isinstance(name, Model) else MODELS[choice("name", name, MODELS)]
     if "hidden" not in options:
         reshaped = options.keys() & {"layers", "kernel_size"}
         fixed = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in options.items())
-        options["hidden"] = _channels(name, fixed) if reshaped else model.channels[0]
+        options["hidden"] = _channels(model.build, fixed) if reshaped else model.channels[0]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(generator(seed, "weights").initial_seed())
         return model.build(**options)
 
 
 @cache
-def _channels(name: str, options: tuple[tuple[str, Any], ...]) -> int:
+def _channels(
+    build: Callable[..., nn.Module], options: tuple[tuple[str, Any], ...], parameters: int = PARAMETERS
+) -> int:
     """Hidden channels that bring a model nearest to the size of all."""
 
     def size(channels: int) -> int:
         with torch.device("meta"):
-            return sum(weight.numel() for weight in MODELS[name].build(hidden=channels, **dict(options)).parameters())
+            return sum(weight.numel() for weight in build(hidden=channels, **dict(options)).parameters())
 
-    above = bisect_left(range(1000), PARAMETERS, lo=2, key=size)
-    return min((above - 1, above), key=lambda channels: abs(size(channels) - PARAMETERS))
+    above = bisect_left(range(1000), parameters, lo=2, key=size)
+    return min((above - 1, above), key=lambda channels: abs(size(channels) - parameters))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minconv.core.cells import Cell, State, cell_class
+from minconv.core.cells import CELLS, Cell, State, cell_class
 from minconv.core.layers import check_dtype, on_frames, residual_norm_of
 from minconv.core.scan import transformed
+from minconv.models.pretrained import Pretrained
 from minconv.runtime.checks import whole
 
 
-class Forecaster(nn.Module):
+class Forecaster(Pretrained):
     """Forecasts frames: x_{t+1} = decoder(stack(encoder(x_t))), each layer x = norm(x + cell(x)).
 
     Args:
@@ -67,6 +68,19 @@ class Forecaster(nn.Module):
         if not isinstance(size, (tuple, list)) or len(size) != 2:
             raise ValueError(f"size must be (H, W); got {size!r}")
         self.size = (whole("size[0]", size[0], 1), whole("size[1]", size[1], 1))
+        names = {known: name for name, known in CELLS.items()}
+        self.config = options | {
+            "cell": names.get(kind, kind),
+            "channels": channels,
+            "hidden": hidden,
+            "layers": layers,
+            "size": self.size,
+            "padding": padding,
+            "dilation": dilations,
+            "norm": norm,
+            "increment": increment,
+            "checkpoint": checkpoint,
+        }
         self.encoder = nn.Conv2d(channels, hidden, 1)
         self.cells = nn.ModuleList(
             kind(hidden, hidden, padding=padding, dilation=dilation, **options) for dilation in dilations

@@ -1,60 +1,35 @@
-"""What the figures share: a model's colour, marker and line, sizes, words, axes and legends.
+"""What the figures share: sizes, words, axes and legends; a model's colour, marker and line are in ``runtime.names``.
 
-A model has one colour, marker and line everywhere (:data:`STYLE`, colours of Okabe and Ito): the classical cells
-are broken lines, the minimal ones solid, so that figures read in grey as well. Sizes are those of a printed page;
-text is 9 pt and stays text in the PDF. In a notebook a figure shows by itself at the end of its cell.
+Sizes are those of a printed page; text is 9 pt and stays text in the PDF. In a notebook a figure shows by itself at the
+end of its cell.
 """
-
-from typing import Any
 
 import matplotlib.pyplot as plt
 
+from minconv.runtime.names import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, STYLE, VERMILION, style
+
 COLUMN, PAGE = 3.4, 7.0  # inches
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-WINE, TEAL = "#882255", "#44AA99"  # of Tol, for pairs that stand alone
-
-
-def _line(label: str, color: str, marker: str, linestyle: Any = "-") -> dict[str, Any]:
-    return {"label": label, "color": color, "marker": marker, "linestyle": linestyle}
-
-
-STYLE = {
-    "convgru": _line("ConvGRU", SKY, "v", (0, (1, 1))),
-    "convlstm": _line("ConvLSTM", BLUE, "s", (0, (4, 1, 1, 1))),
-    "minconvgru": _line("MinConvGRU", ORANGE, "^"),
-    "minconvlstm": _line("MinConvLSTM", VERMILION, "o"),
-    "minconvexplstm": _line("MinConvExpLSTM", GREEN, "D"),
-    "published": _line("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
-    "half": _line("MinConvLSTM, bf16-mixed", "0.45", "X", (0, (1, 1))),
-    "cylinder": _line("MinConvLSTM, cylinder padding", WINE, "<", (0, (6, 1.5))),
-    "sphere": _line("MinConvLSTM, sphere padding", TEAL, ">"),
-    "persistence": _line("Persistence", BLACK, "", (0, (4, 2))),
-    "damped persistence": _line("Damped persistence", "0.3", "", (0, (4, 1, 1, 1))),
-    "climatology": _line("Climatology", "0.6", "", (0, (1, 1))),
-    "truth": _line("Truth", BLACK, ""),
-}
 BACKENDS = {
-    "stepwise": _line("frame by frame", PURPLE, "P", (0, (4, 2))),
-    "reference": _line("reference (loop)", BLACK, "s", (0, (1, 1))),
-    "logspace": _line("log domain (published)", BLUE, "v", (0, (4, 1, 1, 1))),
-    "linear": _line("linear domain", VERMILION, "o"),
-    "cpu": _line("fused, CPU", GREEN, "^"),
-    "triton": _line("fused, GPU", ORANGE, "D"),
-    "copy": _line("copying as many bytes", "0.5", ""),
+    "stepwise": style("frame by frame", PURPLE, "P", (0, (4, 2))),
+    "reference": style("reference (loop)", BLACK, "s", (0, (1, 1))),
+    "logspace": style("log domain (published)", BLUE, "v", (0, (4, 1, 1, 1))),
+    "linear": style("linear domain", VERMILION, "o"),
+    "cpu": style("fused, CPU", GREEN, "^"),
+    "triton": style("fused, GPU", ORANGE, "D"),
+    "copy": style("copying as many bytes", "0.5", ""),
 }
 SETTINGS = {
     "truth": STYLE["truth"],
-    "published": _line("published", PURPLE, "s", (0, (4, 1, 1, 1))),
-    "no weight decay": _line("no weight decay", SKY, "v", (0, (4, 2))),
-    "recipe with Adam": _line("recipe with Adam", GREEN, "D", (0, (5, 1))),
-    "recipe": _line("recipe", VERMILION, "o"),
+    "published": style("published", PURPLE, "s", (0, (4, 1, 1, 1))),
+    "no weight decay": style("no weight decay", SKY, "v", (0, (4, 2))),
+    "recipe with Adam": style("recipe with Adam", GREEN, "D", (0, (5, 1))),
+    "recipe": style("recipe", VERMILION, "o"),
 }
 SCHEMES = (
-    _line("", VERMILION, "o"),
-    _line("", BLUE, "s", (0, (4, 1, 1, 1))),
-    _line("", GREEN, "^", (0, (1, 1))),
+    style("", VERMILION, "o"),
+    style("", BLUE, "s", (0, (4, 1, 1, 1))),
+    style("", GREEN, "^", (0, (1, 1))),
 )
 SEASONS = {"DJF": (BLUE, "s"), "MAM": (GREEN, "^"), "JJA": (VERMILION, "o"), "SON": (ORANGE, "D")}
 MEAN = {"color": BLACK, "marker": "|", "linestyle": "", "markersize": 13, "markeredgewidth": 1.3}

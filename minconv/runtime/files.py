@@ -18,7 +18,10 @@ from typing import Any
 PATIENCE = 10.0  # seconds to wait for a lock: a process that is told to end saves its work first
 ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room for it"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make its folder writable, or choose another"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "make its folder writable, or choose another, for data and results by MINCONV_HOME",
+    ),
 }
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # of some network file systems
 

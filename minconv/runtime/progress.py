@@ -1,6 +1,10 @@
-"""One progress bar for terminals and notebooks."""
+"""One progress bar for terminals and notebooks, and a word about what takes long."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 from tqdm import tqdm
@@ -16,3 +20,24 @@ def progress(iterable: Any = None, quiet: bool = False, **options: Any) -> tqdm:
     return tqdm(
         iterable, disable=quiet or bool(os.environ.get("MINCONV_QUIET")), dynamic_ncols=True, mininterval=1.0, **options
     )
+
+
+@contextmanager
+def announced(what: str, after: float = 1.0) -> Iterator[None]:
+    """Says on stderr, once a process and not where $MINCONV_QUIET is set, what is waited for if it takes long."""
+
+    def say() -> None:
+        if what not in _said and not os.environ.get("MINCONV_QUIET"):
+            _said.add(what)
+            print(f"minconv: {what}", file=sys.stderr, flush=True)
+
+    timer = Timer(after, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+_said: set[str] = set()

@@ -185,7 +185,7 @@ def test_levels_that_are_refused(tmp_path):
     for units, levels, said in (
         (None, [1, 2, 3], "levels level of z of .* must have units of pressure, hPa or Pa; got none"),
         (None, [500, 2000], "must have units of pressure"),
-        ("1", [0.1, 0.5], r"further dimensions, of which one member must be chosen: level \(2\)"),
+        ("1", [0.1, 0.5], r"one member must be chosen by keyword, such as level=0.1: level \(0.1, 0.5\)$"),
     ):
         dataset = make()
         dataset["z"] = dataset.z + xr.DataArray(np.zeros(len(levels)), {"level": levels})
@@ -198,7 +198,10 @@ def test_levels_that_are_refused(tmp_path):
 def test_further_dimensions():
     check(field(make().expand_dims(number=[3], step=1)))
     check(field(make(1).assign_coords(level=2.0)))  # a series of one step
-    with pytest.raises(ValueError, match=r"z of .* has further dimensions, .* chosen: number \(2\)$"):
+    with pytest.raises(
+        ValueError,
+        match=r"z of .* has further dimensions, .* by keyword, such as number=3: number \(3, 4\), step \(0\)$",
+    ):
         field(make().expand_dims(number=[3, 4], step=1))
 
 
@@ -316,7 +319,7 @@ def test_sources_that_are_none(tmp_path):
         (tmp_path / "text.nc", ValueError, "text.nc cannot be read as NetCDF"),
         (tmp_path / "half.nc", ValueError, "half.nc cannot be read as NetCDF"),
         ([], ValueError, "source must name at least one file"),
-        (3, TypeError, "source must be a path, a URL or a list of these; got 3"),
+        (3, TypeError, "source must be a path, a URL, an xarray object or a list of these; got 3"),
     ):
         with pytest.raises(error, match=said):
             open_series(source, "z")

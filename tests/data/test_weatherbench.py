@@ -239,10 +239,10 @@ def test_weatherbench2_from_a_url_is_the_same(store, bucket, tmp_path):
 
 
 def test_public_buckets_are_read_over_https(store, monkeypatch):
-    opened = []
-    monkeypatch.setattr(gridded, "_open", lambda item: opened.append(item) or xr.open_zarr(store, chunks=None))
+    asked = []
+    monkeypatch.setattr(gridded, "opened", lambda item: asked.append(item) or xr.open_zarr(store, chunks=None))
     open_series(WEATHERBENCH2, "geopotential", level=500)
-    assert opened == [f"https://storage.googleapis.com/weatherbench2/datasets/era5/{STORE}"]
+    assert asked == [f"https://storage.googleapis.com/weatherbench2/datasets/era5/{STORE}"]
 
 
 @pytest.mark.parametrize("fault", ["503", "half", "silence"])

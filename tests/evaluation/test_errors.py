@@ -545,3 +545,11 @@ def test_a_rollout_that_blew_up_has_no_interval():
 def test_paired_difference_rejects(arguments, error, message):
     with pytest.raises(error, match=message):
         paired_difference(**{"errors": drawn(), "model": "a", "reference": "b"} | arguments)
+
+
+@pytest.mark.parametrize("measure", [metrics.evaluate, metrics.sample_errors])
+def test_a_prediction_may_have_a_gradient(measure):
+    truth = trajectories()
+    prediction = truth[:, 1:] + 0.25
+    expected = measure(prediction, truth, 2)
+    xr.testing.assert_identical(measure(prediction.clone().requires_grad_(), truth, 2), expected)

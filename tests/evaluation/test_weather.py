@@ -151,7 +151,7 @@ def test_damped_persistence_of_a_red_noise_decays_with_its_correlation():
     starts = whole.time[100:130_00:10]
     scored = weather.scores(forecasts(damped, whole, starts, 1, 4), verification(whole, starts, 4), climatology)
     np.testing.assert_allclose(scored.rmse, np.sqrt(1 - keep ** (2 * np.arange(1, 5))), rtol=0.03)
-    np.testing.assert_array_equal(damped.factors.shape, (4, len(LAT), len(LON)))
+    assert damped.factors.shape == (4, 1, len(LAT), len(LON))
 
 
 def test_damped_persistence_where_nothing_ever_happens():

@@ -84,5 +84,9 @@ def test_home_and_what_a_profile_says_of_itself(monkeypatch, tmp_path):
     assert PROFILES["smoke"].figures == tmp_path / "results" / "smoke" / "figures"
     monkeypatch.delenv("MINCONV_HOME")
     assert home() == Path(__file__).resolve().parents[2]
+    installed = tmp_path / "site-packages/minconv/experiments/profiles.py"
+    monkeypatch.setattr("minconv.experiments.profiles.__file__", str(installed))
+    monkeypatch.chdir(tmp_path)
+    assert home() == tmp_path
     assert str(PROFILES["study"]) == "profile study, which the text describes"
     assert "too short to learn" in str(PROFILES["smoke"]) and "the text describes study" in str(PROFILES["laptop"])

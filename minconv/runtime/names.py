@@ -1,0 +1,34 @@
+"""How a model is called and drawn, by its name: what tables, figures and the registry of models share.
+
+A model has one colour, marker and line everywhere (:data:`STYLE`, colours of Okabe and Ito): the classical cells are
+broken lines, the minimal ones solid, so that figures read in grey as well. ``minconv.models.register`` adds to it.
+"""
+
+from typing import Any
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+WINE, TEAL = "#882255", "#44AA99"  # of Tol, for pairs that stand alone
+
+
+def style(label: str, color: str, marker: str, linestyle: Any = "-") -> dict[str, Any]:
+    """As Matplotlib takes it."""
+    return {"label": label, "color": color, "marker": marker, "linestyle": linestyle}
+
+
+STYLE = {
+    "convgru": style("ConvGRU", SKY, "v", (0, (1, 1))),
+    "convlstm": style("ConvLSTM", BLUE, "s", (0, (4, 1, 1, 1))),
+    "minconvgru": style("MinConvGRU", ORANGE, "^"),
+    "minconvlstm": style("MinConvLSTM", VERMILION, "o"),
+    "minconvexplstm": style("MinConvExpLSTM", GREEN, "D"),
+    "published": style("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
+    "half": style("MinConvLSTM, bf16-mixed", "0.45", "X", (0, (1, 1))),
+    "cylinder": style("MinConvLSTM, cylinder padding", WINE, "<", (0, (6, 1.5))),
+    "sphere": style("MinConvLSTM, sphere padding", TEAL, ">"),
+    "persistence": style("Persistence", BLACK, "", (0, (4, 2))),
+    "damped persistence": style("Damped persistence", "0.3", "", (0, (4, 1, 1, 1))),
+    "climatology": style("Climatology", "0.6", "", (0, (1, 1))),
+    "ridge regression": style("Ridge regression", "#8C510A", "", (0, (6, 1, 1, 1, 1, 1))),
+    "truth": style("Truth", BLACK, ""),
+}
