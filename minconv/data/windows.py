@@ -17,34 +17,36 @@ def check_trajectories(trajectories: Tensor, length: int, name: str = "trajector
     if not isinstance(trajectories, Tensor) or not trajectories.is_floating_point():
         found = trajectories.dtype if isinstance(trajectories, Tensor) else type(trajectories).__name__
         raise TypeError(f"{name} must be a floating-point tensor; got {found}")
-    _check_shape(trajectories, length, name)
+    if trajectories.dim() != 5 or not trajectories.numel():
+        raise ValueError(f"{name} must be [N, T, C, H, W], none of them 0; got {list(trajectories.shape)}")
+    if trajectories.shape[1] < length:
+        raise ValueError(f"{name} must have at least {length} frames; got {trajectories.shape[1]}")
 
 
 def as_trajectories(values: Any, length: int, name: str, dtype: torch.dtype) -> Tensor:
-    """Anybody's trajectories as a tensor [N, T >= length, C, H, W] of their own type, without a gradient.
-
-    Takes tensors, and what NumPy takes for an array, of any real numbers: whole ones and booleans too. Memory is shared
-    where it can be. Masked values count as NaN.
+    """Anybody's trajectories as a tensor [N, T >= length, C, H, W] without a gradient, float64 where they came so.
 
     Args:
-        dtype: in which they are to be used, and must be finite.
+        values: a tensor, or what NumPy makes an array of, of any real numbers; masked ones count as NaN.
+        dtype: the one of what is no float64, in which all of them must be finite.
 
     Raises:
         TypeError: no real numbers, such as complex ones or text.
         ValueError: another shape; values that are NaN or infinite, with the first trajectory that has some.
     """
-    trajectories = values.detach() if isinstance(values, Tensor) else _tensor(values, name)
-    if trajectories.is_complex() or trajectories.is_quantized or trajectories.layout != torch.strided:
-        raise TypeError(f"{name} must hold real numbers, densely; got {trajectories.dtype}, {trajectories.layout}")
-    _check_shape(trajectories, length, name)
-    lost = torch.stack([(~series.to(dtype).isfinite()).sum() for series in trajectories]).tolist()
+    found = values.detach() if isinstance(values, Tensor) else _tensor(values, name)
+    if found.is_complex() or found.is_quantized or found.layout != torch.strided:
+        raise TypeError(f"{name} must hold real numbers, densely; got {found.dtype}, {found.layout}")
+    found = found if found.dtype == torch.float64 else found.to(dtype)
+    check_trajectories(found, length, name)
+    lost = torch.stack([(~series.to(dtype).isfinite()).sum() for series in found]).tolist()
     if any(lost):
         first = next(number for number, count in enumerate(lost) if count)
         raise ValueError(
             f"{name} must be finite, as {dtype}; trajectory {first} has {lost[first]} values that are NaN or infinite "
             f"({len(lost) - lost.count(0)} of {len(lost)} trajectories have such values, {sum(lost)} in all)"
         )
-    return trajectories
+    return found
 
 
 def _tensor(values: Any, name: str) -> Tensor:
@@ -60,35 +62,23 @@ def _tensor(values: Any, name: str) -> Tensor:
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), "CW"))
 
 
-def channel_statistics(trajectories: Tensor, name: str) -> tuple[list[float], list[float]]:
+def channel_statistics(trajectories: Tensor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each of the C channels of finite trajectories [N, T, C, H, W].
 
-    Computed in float64 and rounded to float32, so that they are the same however many threads have summed.
-
-    Raises:
-        ValueError: a channel is constant.
+    Computed in float64 and rounded to float32, so that they are the same however many threads have summed; that of a
+    constant channel is 0, to the bit.
     """
-    shift = trajectories[0, 0, :, :1, :1].double()  # of a constant channel leaves 0, to the bit
+    shift = trajectories[0, 0, :, :1, :1].double()
     count = trajectories[:, :, 0].numel()
     mean = shift + sum((series.double() - shift).sum((0, 2, 3)) for series in trajectories)[:, None, None] / count
     squares = sum((series.double() - mean).square().sum((0, 2, 3)) for series in trajectories)
-    std = (squares / count).sqrt().float()
-    if constant := (std == 0).nonzero().flatten().tolist():
-        raise ValueError(f"{name} must not be constant where it is normalised; its channels {constant} are")
-    return mean.flatten().float().tolist(), std.tolist()
+    return mean.flatten().float().tolist(), (squares / count).sqrt().float().tolist()
 
 
 def normalised(trajectories: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
     """(x - mean) / std of each of C channels of trajectories [N, T, C, H, W], computed in float64."""
     shift, scale = (trajectories.new_tensor(x, dtype=torch.float64)[:, None, None] for x in (mean, std))
     return torch.stack([((series.double() - shift) / scale).to(dtype) for series in trajectories])
-
-
-def _check_shape(trajectories: Tensor, length: int, name: str) -> None:
-    if trajectories.dim() != 5 or not trajectories.numel():
-        raise ValueError(f"{name} must be [N, T, C, H, W], none of them 0; got {list(trajectories.shape)}")
-    if trajectories.shape[1] < length:
-        raise ValueError(f"{name} must have at least {length} frames; got {trajectories.shape[1]}")
 
 
 def fixed_windows(trajectories: Tensor, length: int) -> Tensor:

@@ -1,11 +1,11 @@
-"""Independent streams of random numbers from a model's seed: initial weights, windows, noise and dropout share none."""
+"""Independent streams of random numbers from a model's seed: initial weights, windows and noise never share one."""
 
 import numpy as np
 import torch
 
 from minconv.runtime.checks import choice, whole
 
-STREAMS = {"weights": 1, "windows": 2, "noise": 3, "model": 4}  # model: dropout; changing a number changes every result
+STREAMS = {"weights": 1, "windows": 2, "noise": 3}  # changing a number changes every result
 
 
 def generator(seed: int, stream: str, *place: int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from itertools import chain
 from typing import Any
@@ -21,18 +21,19 @@ class Ensemble(nn.Module):
     """S models run together: frames [S, B, T, C, H, W] -> [S, B, T', C, H, W], model s seeing frames[s] only.
 
     Each model computes what it would alone, to rounding; one model is run as it is. On a GPU, small models together
-    cost hardly more than one, because launches dominate. Models that ``stackable`` refuses are run one after another.
+    cost hardly more than one, because launches dominate.
 
     Args:
         models: of one architecture, on one device.
-        stack: their weights into tensors [S, ...].
-        seeds: of the numbers that models which are not stacked draw, such as dropout's: from a stream for each model,
-            at ``place``, which is to be set before a call. By default they draw from PyTorch's own generator.
+        stack: run copies of the models, their weights and buffers stacked to [S, ...], as one; else the models
+            themselves, one after another. See ``stackable``.
+        seeds: one for each model that is not stacked, of what it draws while it runs, as dropout does; by default it
+            draws from PyTorch's own generator.
 
     Attributes:
         model: the one model; or one that holds the stacked weights, by their names in a single model; or a list.
-        members: the modules that are run, of S / len(members) models each.
-        place: epoch and step, say.
+        members: the modules that are run, of one model each, or of all S.
+        place: epoch, step and rank, at which models draw the same numbers whenever they come there.
 
     Raises:
         ValueError: the models are not alike, or one is there twice.
@@ -44,7 +45,7 @@ class Ensemble(nn.Module):
             raise ValueError(f"models must be one or more of one architecture; got {len(models)}, not all the same")
         if len({id(model) for model in models}) < len(models):
             raise ValueError(f"models must be {len(models)} different ones; got one of them twice")
-        self.size, self.seeds, self.place = len(models), seeds, ()
+        self.size, self.seeds, self.place = len(models), seeds, (0, 0, 0)
         self.is_stacked = stack and self.size > 1
         if self.is_stacked:
             self.model = _stacked(models)
@@ -61,7 +62,7 @@ class Ensemble(nn.Module):
             return self._together(frames, *arguments)
         found = []
         for s, member in enumerate(self.members):
-            with _own_numbers(self.seeds and self.seeds[s], self.place, frames.device):
+            with nullcontext() if self.seeds is None else _drawing(self.seeds[s], self.place, frames.device):
                 found.append(member(frames[s], *arguments))
         return found[0].unsqueeze(0) if self.size == 1 else torch.stack(found)
 
@@ -74,7 +75,7 @@ class Ensemble(nn.Module):
             return prediction, {name: state[name] for name in buffers if state[name] is not weights[name]}
 
         prediction, replaced = torch.vmap(single)(dict(self.model.named_parameters()) | buffers, frames)
-        for name, value in replaced.items():  # of those changed in place, the stacked ones are
+        for name, value in replaced.items():  # what is changed in place is so in the stacked buffer
             buffers[name].copy_(value)
         return prediction
 
@@ -90,25 +91,30 @@ class Ensemble(nn.Module):
         return {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Puts back what ``weights()`` gave; RuntimeError if it is of other models."""
+        """Puts back what ``weights()`` gave; RuntimeError if it is of other models.
+
+        Earlier versions kept no buffers, which stay as they are, and one name only of tied weights.
+        """
         for s, member in enumerate(self.members):
-            member.load_state_dict(weights if self.is_stacked else {name: value[s] for name, value in weights.items()})
+            own = weights if self.is_stacked else {name: value[s] for name, value in weights.items()}
+            found = member.load_state_dict(own, strict=False)
+            if wrong := [*(dict(member.named_parameters()).keys() & found.missing_keys), *found.unexpected_keys]:
+                raise RuntimeError(f"weights that are missing or of another model: {', '.join(sorted(wrong))}")
 
 
 def stackable(models: Sequence[nn.Module], frames: Tensor, *arguments: Any) -> bool:
-    """Whether models can be stacked: what they hold besides weights and buffers is equal, and ``torch.vmap`` runs them.
+    """Whether models can be stacked: what they are besides weights and buffers is equal, and ``torch.vmap`` runs them.
 
-    It does not run those that draw random numbers or ask for the value of a tensor. One pass over ``frames``
-    [B, T, C, H, W] tells.
+    It does not run those that draw random numbers or ask for the value of a tensor. A pass over ``frames``
+    [B, T, C, H, W] in each mode tells.
     """
-    states = [model.state_dict() for model in models]
-    if any(name.endswith("_extra_state") for name in states[0]):
-        return False
     if not all(_equal(_besides(models[0]), _besides(model)) for model in models[1:]):
         return False
     try:
+        ensemble = Ensemble(models)
         with torch.no_grad():
-            Ensemble(models)(frames.expand(len(models), *frames.shape), *arguments)
+            for mode in (True, False):
+                ensemble.train(mode)(frames.expand(len(models), *frames.shape), *arguments)
     except Exception:  # of whatever kind: what is wrong with a model itself, it will say when it is run alone
         return False
     return True
@@ -135,7 +141,7 @@ def _signature(model: nn.Module) -> tuple:
 
 def _besides(model: nn.Module) -> list:
     """What a model is besides weights and buffers: attributes, modes, which weights are trained."""
-    known = vars(nn.Module()).keys() - {"training"}
+    known = vars(nn.Module()).keys() - {"training"}  # what every module has: weights, buffers, modules, hooks
     attributes = [{k: v for k, v in vars(module).items() if k not in known} for module in model.modules()]
     return [*attributes, [weight.requires_grad for weight in model.parameters()]]
 
@@ -158,14 +164,13 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 @contextmanager
-def _own_numbers(seed: int | None, place: tuple[int, ...], device: torch.device) -> Iterator[None]:
-    """Within, PyTorch's own generator gives the numbers of a seed at a place; where no seed is given, those it has."""
-    if seed is None:
-        yield
-        return
+def _drawing(seed: int, place: tuple[int, int, int], device: torch.device) -> Iterator[None]:
+    """Within, PyTorch's own generator gives the numbers of a seed at a place; afterwards it goes on as before."""
+    epoch, step, rank = place
+    # the stream of the noise on the inputs, which is drawn at (epoch, 0, 0)
+    number = generator(seed, "noise", epoch, step + 1, rank).initial_seed()
     devices = [device] if device.type == "cuda" else []
     with _DRAWING, torch.random.fork_rng(devices):
-        number = generator(seed, "model", *place).initial_seed()
         torch.default_generator.manual_seed(number)
         if devices:
             torch.cuda.manual_seed(number)

@@ -1,6 +1,7 @@
 """A run's folder:
 
-    run.json                what it is: settings, seeds, model, data, normalisation, versions, hardware, git revision
+    run.json                what it is: settings, seeds, model, data, normalisation, versions, hardware, git revision;
+                            "extended": after which epochs it was given more
     last.safetensors        weights, moments of the optimizers, best weights of all seeds, stacked; epoch, log in header
     previous.safetensors    the checkpoint before, until the run is finished, in case the last is damaged
     best.safetensors        each seed's weights at its lowest validation loss
@@ -14,6 +15,7 @@ after the step in which a signal to end came.
 import csv
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -31,7 +33,7 @@ from minconv.runtime import processes
 from minconv.runtime.checks import choice
 from minconv.runtime.files import atomic, keep, lock, read_json, remove_stale_lock, remove_temporaries, write_json
 from minconv.runtime.provenance import provenance
-from minconv.training.settings import Run, Training
+from minconv.training.settings import Run
 from minconv.training.state import LOG_COLUMNS, State
 
 LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
@@ -92,20 +94,18 @@ def latest(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {}, {"epoch": 0, "log": []}
 
 
-def is_finished(header: dict[str, Any], settings: Training) -> bool:
-    """Whether a checkpoint is of the last epoch, or of one that ``on_epoch`` made the last."""
-    return header["epoch"] >= settings.epochs or header.get("ended", False)
-
-
 @contextmanager
-def claimed(run: Run, about: dict[str, Any], device: torch.device) -> Iterator[tuple[dict[str, Tensor], dict]]:
+def claimed(
+    run: Run, about: dict[str, Any], device: torch.device, extend: bool = False
+) -> Iterator[tuple[dict[str, Tensor], dict]]:
     """Holds the folder of a run that is not finished; yields its last good checkpoint, of epoch 0 if there is none.
 
     Damaged files, which would be overwritten, are kept under other names, with a warning.
 
     Args:
-        about: what tells the run from others, compared with run.json, or written there.
+        about: what tells the run from others, compared with run.json, or written there; without what is None.
         device: on which it is trained, also noted there.
+        extend: take a run of fewer epochs, too, which becomes one of so many.
 
     Raises:
         ValueError: the folder holds another run, or damaged checkpoints only.
@@ -113,30 +113,44 @@ def claimed(run: Run, about: dict[str, Any], device: torch.device) -> Iterator[t
     """
     folder, first = Path(run.folder), processes.rank() == 0
     with ExitStack() as stack:
-        unfinished = first and not is_finished(latest(folder)[1], run.settings)
+        epoch = latest(folder)[1]["epoch"] if first else 0
+        unfinished = first and epoch < run.settings.epochs
         if unfinished:
             stack.enter_context(lock(folder / LOCK))
             remove_temporaries(folder)
         elif first:
             remove_stale_lock(folder / LOCK)
+        kept = {key: value for key, value in about.items() if value is not None}
         if any((folder / name).exists() for name in (LAST, PREVIOUS)):
-            _check_same(folder, about)
+            found = _same(folder, about, extend)
+            if first and found["settings"] != about["settings"]:
+                extended = [*found.get("extended", []), epoch]
+                write_json(folder / "run.json", found | {"settings": about["settings"], "extended": extended})
         elif first:
-            write_json(folder / "run.json", about | {"name": run.name, "provenance": provenance(device)})
+            write_json(folder / "run.json", kept | {"name": run.name, "provenance": provenance(device)})
         if unfinished:
             for path in (folder / LAST, folder / BEST):
                 _set_aside_if_damaged(path)
         processes.barrier()
-        yield latest(folder)
+        tensors, header = latest(folder)
+        if tensors and header["epoch"] < run.settings.epochs and not any(name.startswith("best/") for name in tensors):
+            best, _ = read_checkpoint(folder / BEST)  # where alone a finished run keeps them
+            tensors |= {f"best/{name}": weight for name, weight in best.items()}
+        yield tensors, header
 
 
-def _check_same(folder: Path, about: dict[str, Any]) -> None:
+def _same(folder: Path, about: dict[str, Any], extend: bool) -> dict[str, Any]:
+    """What run.json holds, if it is the run that is asked for; ValueError if it is another."""
     path = folder / "run.json"
     found = read_json(path) if path.exists() else {}
     if not isinstance(found, dict):
         raise ValueError(f"{path} does not describe a run; it holds {found!r}")
-    about = about | {key: None for key in found.keys() - about.keys() - {"name", "provenance"}}
-    if differing := [key for key in about if found.get(key) != about[key]]:
+    differing = [key for key in about if found.get(key) != about[key]]
+    if extend and differing == ["settings"] and isinstance(found.get("settings"), dict):
+        epochs = found["settings"].get("epochs", math.inf)
+        if epochs < about["settings"]["epochs"] and found["settings"] == about["settings"] | {"epochs": epochs}:
+            return found
+    if differing:
         one, other = found.get(differing[0]), about[differing[0]]
         if isinstance(one, dict) and isinstance(other, dict):  # what differs of it is enough
             apart = [key for key in one | other if one.get(key) != other.get(key)]
@@ -145,6 +159,7 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
             f"folder {folder} holds another run: its {differing[0]} is {one}, asked for is {other}; choose another "
             "folder or remove this one"
         )
+    return found
 
 
 def _set_aside_if_damaged(path: Path) -> None:

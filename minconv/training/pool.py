@@ -18,16 +18,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from minconv.data.windows import as_trajectories
 from minconv.runtime.checks import whole
 from minconv.runtime.device import pick_device
 from minconv.runtime.progress import progress
 from minconv.runtime.signals import deferred
 from minconv.training.fit import fit
-from minconv.training.folder import is_finished, latest
+from minconv.training.folder import latest
 from minconv.training.settings import Run
 
 WORTH_PROCESSES = 500  # steps: to start a process takes as long as some 50
@@ -47,12 +45,14 @@ def fit_all(
     """Trains every run, or what is left of it, with ``fit``: one after another, or on the CPU one a core.
 
     Small models leave two threads idle half of the time; two processes of one thread each do about 1.4 times the work.
-    What cannot be sent to other processes, as a lambda or what a notebook has defined, is trained in this one, with a
+    What cannot be sent to other processes, such as a lambda or a class of a notebook, is trained in this one, with a
     warning.
 
     Args:
-        executor: where to train instead, all runs at once: any of ``concurrent.futures``, such as Dask's
-            ``client.get_executor()``, whose workers see the runs' folders. It is left running.
+        train, validation: tensors or arrays [N, T, C, H, W], as ``fit`` takes them.
+        executor: where to train instead, all runs at once, with ``device`` as it is there: any of
+            ``concurrent.futures``, such as Dask's ``client.get_executor()``, whose workers share the disk of the runs'
+            folders. It is left running.
         processes: how many at once on the CPU; by default as many as PyTorch has threads.
         options: those of ``fit``, for each run.
 
@@ -68,36 +68,35 @@ def fit_all(
     folders = [Path(run.folder) for run in runs]
     if len(set(folders)) < len(runs):
         raise ValueError(f"runs must have a folder each; got {[str(folder) for folder in folders]}")
-    if executor is not None and not isinstance(executor, Executor):
-        raise TypeError(f"executor must be one of concurrent.futures; got {type(executor).__name__}")
-    train = as_trajectories(train, 2, "train", torch.float64)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor must have submit(), as those of concurrent.futures; got {executor!r}")
     processes = whole("processes", torch.get_num_threads() if processes is None else processes, 1)
-    left = [run for run in runs if not is_finished(latest(run.folder)[1], run.settings)]
+    left = [run for run in runs if latest(run.folder)[1]["epoch"] < run.settings.epochs]
     total = sum(_steps(run, train, run.settings.epochs) for run in left)
     begun = sum(_steps(run, train) for run in left)
     on_cpu = pick_device(device).type == "cpu" and "WORLD_SIZE" not in os.environ
     together = on_cpu and min(processes, len(left)) > 1 and total - begun >= WORTH_PROCESSES
-    options |= {"device": device}
     for run in runs:
         if run not in left:  # only checks that the folder is the run's
-            fit(run, train, validation, **options)
-    workers = executor or (_workers(processes, left, options) if together else None)
+            fit(run, train, validation, device=device, **options)
+    sent = options | {"device": device, "quiet": True}
+    workers = executor or (_workers(min(processes, len(left)), left, sent) if together else None)
     if workers is None:
         for run in left:
-            fit(run, train, validation, **options)
-    else:
-        with progress(total=total, initial=begun, unit="step", quiet=options.pop("quiet", False)) as bar:
-            _fit_together(left, train, validation, workers, bar, options | {"quiet": True})
+            fit(run, train, validation, device=device, **options)
+    elif left:
+        with progress(total=total, initial=begun, unit="step", quiet=options.get("quiet", False)) as bar:
+            _fit_together(left, train, validation, workers, bar, sent)
     return folders
 
 
-def _steps(run: Run, train: Tensor, epochs: int | None = None) -> int:
+def _steps(run: Run, train: Any, epochs: int | None = None) -> int:
     """How many steps so many epochs have, by default those that the run's last checkpoint is after."""
     return (latest(run.folder)[1]["epoch"] if epochs is None else epochs) * (len(train) // run.settings.batch)
 
 
 def _fit_together(
-    runs: list[Run], train: Tensor, validation: Any, workers: "Executor | _Workers", bar: tqdm, options: dict[str, Any]
+    runs: list[Run], train: Any, validation: Any, workers: "Executor | _Workers", bar: tqdm, options: dict[str, Any]
 ) -> None:
     def submit(run: Run) -> Future:
         return workers.submit(_attempt, run, train, validation, options)
@@ -112,10 +111,11 @@ def _fit_together(
                     run = waiting.pop(future)
                     try:
                         error = future.result()
-                    except Exception as failure:  # not of the run, whose errors are results: its worker was lost
+                    except Exception as failure:  # of the executor, a lost worker, say: a run's errors are results
                         lost[run.folder] += 1
                         if lost[run.folder] == TRIES:
-                            raise BrokenExecutor(f"the worker of {run.folder} was lost {TRIES} times") from failure
+                            told = f"the executor failed {TRIES} times to train {run.folder}: {failure!r}"
+                            raise BrokenExecutor(told) from failure
                         waiting[submit(run)] = run
                         continue
                     if error:
@@ -128,7 +128,7 @@ def _fit_together(
                 future.cancel()
 
 
-def _attempt(run: Run, train: Tensor, validation: Any, options: dict[str, Any]) -> Exception | None:
+def _attempt(run: Run, train: Any, validation: Any, options: dict[str, Any]) -> Exception | None:
     """In a worker: trains a run, and returns what went wrong; so what a future raises is the executor's."""
     try:
         fit(run, train, validation, **options)
@@ -143,19 +143,20 @@ def _workers(count: int, runs: list[Run], options: dict[str, Any]) -> "_Workers 
         sent = pickle.dumps((runs, options))
         workers = _Workers(count, has_main=b"__main__" in sent)
         if workers.has_main:
-            workers.submit(_open, sent).result()
+            for answer in [workers.submit(_open, sent) for _ in range(count)]:  # all of them begin at once
+                answer.result()
         return workers
     except Exception as error:
         warnings.warn(
-            f"runs are trained in this process, as they cannot be sent to others ({error!r}): a notebook's own models "
-            "had to be in a module, a script's training under if __name__ == '__main__'",
+            f"runs are trained in this process, one after another, as they cannot be sent to others ({error!r}); they "
+            "can where models are in a module, or in a script that trains under if __name__ == '__main__'",
             stacklevel=3,
         )
         return None
 
 
 def _open(sent: bytes) -> None:
-    """In a worker: raises what is wrong with it, of which the worker would die else."""
+    """In a worker: raises what is wrong with it; a run that cannot be opened there would end the worker."""
     pickle.loads(sent)
 
 

@@ -11,7 +11,9 @@ from torch import nn
 from minconv.runtime.checks import choice, positive, whole
 
 OPTIMIZERS = ("muon", "adam")
-CALL = 'fit(model, train, validation, folder="runs/mine")'  # for those who have called something else
+# for those who have called something else
+CALL = 'fit(model, train, validation, folder="runs/mine")'
+SEVERAL = 'fit(Run(lambda seed: Model(), [0, 1], "runs/mine"), train, validation)'
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Training:
         epochs, batch: passes over the trajectories, windows a step.
         optimizer: ``adam``, or ``muon`` for the kernels of convolutions wider than one cell and Adam for all else.
         lr: learning rate, falling to 0 with the cosine of the step.
-        warmup: part of all steps in which it rises to that first, linearly.
+        warmup: part of all steps in which it rises to that first, linearly, from 0 at the first step, which so moves
+            nothing; but a run of one step in all takes it with ``lr``.
         weight_decay: Adam's L2 term; with ``muon`` of its kernels alone, and decoupled from the gradient.
         clip: largest norm of the gradient, or None.
         noise: standard deviation of the noise on the inputs while training.
@@ -89,8 +92,8 @@ class Run:
     def __post_init__(self) -> None:
         if isinstance(self.build, nn.Module) or not callable(self.build):
             raise TypeError(
-                f"build must make the model of a seed, such as lambda seed: Model(); got {type(self.build).__name__}. "
-                f"A model itself is trained by {CALL}"
+                f"build must make the model of a seed, as in {SEVERAL}; got {type(self.build).__name__}. A model "
+                f"itself is trained by {CALL}"
             )
         if not isinstance(self.folder, (str, os.PathLike)):
             raise TypeError(f"folder must be a path; got {self.folder!r}")

@@ -23,7 +23,6 @@ class State:
         seconds, losses: how long those steps took, and the sum of their losses [S].
         log: a row of ``LOG_COLUMNS`` for each epoch and seed.
         best, best_losses: each seed's weights at its lowest validation loss, by name [S, ...], and that loss [S].
-        ended: whether it is to end before its last epoch.
 
     Weights are all that a model's ``state_dict()`` holds: buffers too, and what is tied by each of its names.
     """
@@ -31,7 +30,7 @@ class State:
     def __init__(self, ensemble: Ensemble, seeds: list[int], settings: Training):
         self.ensemble, self.seeds = ensemble, seeds
         self.optimizers = optimizers(ensemble, settings)
-        self.epoch, self.step, self.seconds, self.ended = 0, 0, 0.0, False
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.losses = next(ensemble.parameters()).detach().new_zeros(len(seeds))
         self.log: list[dict[str, float]] = []
         self.best, self.best_losses = self.weights(), torch.full_like(self.losses, math.inf)
@@ -53,7 +52,7 @@ class State:
 
     def header(self) -> dict[str, Any]:
         """What is no tensor."""
-        header = {"seeds": self.seeds, "epoch": self.epoch, "log": self.log} | ({"ended": True} if self.ended else {})
+        header = {"seeds": self.seeds, "epoch": self.epoch, "log": self.log}
         return header | {"step": self.step, "seconds": self.seconds} if self.step else header
 
     def tensors(self) -> dict[str, Tensor]:
@@ -71,30 +70,27 @@ class State:
         self.step, self.seconds = header.get("step", 0), header.get("seconds", 0.0)
         for row in self.log:
             self.best_losses[self.seeds.index(row["seed"])].clamp_(max=row["validation_loss"])
-        weights = {name: tensor for name, tensor in tensors.items() if name.startswith("model/")}
-        self.put(weights)
-        for name, weight in self.best.items():
-            weight.copy_(tensors[f"best/{name}"])
-        used = 0
+        for kind in ("best/model/", "model/"):
+            found = {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
+            self.ensemble.load(found)
+            if kind == "best/model/":
+                self.best = self.weights()
         for name, weight in self.ensemble.model.named_parameters():
             for kind, optimizer in self.optimizers.items():
                 for key in MOMENTS[kind]:
                     moment = tensors.get(f"{kind}/{key}/{name}")
                     if moment is not None:  # there is none of a weight without a gradient
-                        used += 1
                         moment = moment.to(weight.device)
                         # laid out as the weight: the optimizer goes along both at once
                         optimizer.state[weight][key] = (
                             torch.empty_like(weight).copy_(moment) if moment.dim() else moment
                         )
-        if used < sum(name.split("/")[0] in MOMENTS for name in tensors):
-            raise KeyError("moments of other weights")
         if self.step:
             self.losses.copy_(tensors["losses"])
 
-    def put(self, weights: dict[str, Tensor]) -> None:
-        """Puts what ``weights()`` gave, or ``best`` holds, into the models; RuntimeError if it does not fit."""
-        self.ensemble.load({name.removeprefix("model/"): weight for name, weight in weights.items()})
+    def put_best(self) -> None:
+        """Puts the best weights into the models."""
+        self.ensemble.load({name.removeprefix("model/"): weight for name, weight in self.best.items()})
 
 
 def optimizers(ensemble: Ensemble, settings: Training) -> dict[str, torch.optim.Optimizer]:
