@@ -69,12 +69,12 @@ class Ensemble(nn.Module):
     def _together(self, frames: Tensor, *arguments: Any) -> Tensor:
         buffers = dict(self.model.named_buffers())
 
-        def single(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            state = dict(weights)
-            prediction = functional_call(self.model, state, (x, *arguments))
-            return prediction, {name: state[name] for name in buffers if state[name] is not weights[name]}
+        def single(held: dict[str, Tensor], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            state = dict(held)
+            prediction = functional_call(self.model, state, (x, *arguments), tie_weights=False)
+            return prediction, {name: state[name] for name in buffers if state[name] is not held[name]}
 
-        prediction, replaced = torch.vmap(single)(dict(self.model.named_parameters()) | buffers, frames)
+        prediction, replaced = torch.vmap(single)(_held(self.model), frames)
         for name, value in replaced.items():  # what is changed in place is so in the stacked buffer
             buffers[name].copy_(value)
         return prediction
@@ -125,13 +125,20 @@ def _stacked(models: Sequence[nn.Module]) -> nn.Module:
     model = deepcopy(models[0])
     weights, buffers = stack_module_state(list(models))
     values = {name: nn.Parameter(value.detach(), value.requires_grad) for name, value in weights.items()} | buffers
-    named = chain(model.named_parameters(), model.named_buffers())
-    names = {id(tensor): name for name, tensor in named}  # a tied one's is its first
-    every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in every:
+    first = {id(tensor): name for name, tensor in chain(model.named_parameters(), model.named_buffers())}
+    for name, tensor in _held(model).items():
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, values[names[id(tensor)]])
+        setattr(model.get_submodule(owner), leaf, values[first[id(tensor)]])
     return model
+
+
+def _held(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers by each module that holds them: tied ones more than once, those of a shared module once."""
+    found = {}
+    for prefix, module in model.named_modules():
+        found |= dict(module.named_parameters(prefix, recurse=False))
+        found |= dict(module.named_buffers(prefix, recurse=False))
+    return found
 
 
 def _signature(model: nn.Module) -> tuple:

@@ -75,16 +75,20 @@ class State:
             self.ensemble.load(found)
             if kind == "best/model/":
                 self.best = self.weights()
+        used = 0
         for name, weight in self.ensemble.model.named_parameters():
             for kind, optimizer in self.optimizers.items():
                 for key in MOMENTS[kind]:
                     moment = tensors.get(f"{kind}/{key}/{name}")
                     if moment is not None:  # there is none of a weight without a gradient
+                        used += 1
                         moment = moment.to(weight.device)
                         # laid out as the weight: the optimizer goes along both at once
                         optimizer.state[weight][key] = (
                             torch.empty_like(weight).copy_(moment) if moment.dim() else moment
                         )
+        if used != sum(name.split("/")[0] in MOMENTS for name in tensors):
+            raise KeyError("moments of other weights, or of models that were stacked and no longer can be, or now can")
         if self.step:
             self.losses.copy_(tensors["losses"])
 
