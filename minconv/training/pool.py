@@ -74,13 +74,14 @@ def fit_all(
     left = [run for run in runs if latest(run.folder)[1]["epoch"] < run.settings.epochs]
     total = sum(_steps(run, train, run.settings.epochs) for run in left)
     begun = sum(_steps(run, train) for run in left)
-    on_cpu = pick_device(device).type == "cpu" and "WORLD_SIZE" not in os.environ
-    together = on_cpu and min(processes, len(left)) > 1 and total - begun >= WORTH_PROCESSES
     for run in runs:
         if run not in left:  # only checks that the folder is the run's
-            fit(run, train, validation, device=device, **options)
-    sent = options | {"device": device, "quiet": True}
-    workers = executor or (_workers(min(processes, len(left)), left, sent) if together else None)
+            fit(run, train, validation, device=device if executor is None else "cpu", **options)
+    sent, workers = options | {"device": device, "quiet": True}, executor
+    if executor is None and pick_device(device).type == "cpu" and "WORLD_SIZE" not in os.environ:
+        count = min(processes, len(left))
+        if count > 1 and total - begun >= WORTH_PROCESSES:
+            workers = _workers(count, left, sent)
     if workers is None:
         for run in left:
             fit(run, train, validation, device=device, **options)
@@ -114,7 +115,7 @@ def _fit_together(
                     except Exception as failure:  # of the executor, a lost worker, say: a run's errors are results
                         lost[run.folder] += 1
                         if lost[run.folder] == TRIES:
-                            told = f"the executor failed {TRIES} times to train {run.folder}: {failure!r}"
+                            told = f"workers were lost {TRIES} times while {run.folder} was trained: {failure!r}"
                             raise BrokenExecutor(told) from failure
                         waiting[submit(run)] = run
                         continue
@@ -139,6 +140,7 @@ def _attempt(run: Run, train: Any, validation: Any, options: dict[str, Any]) -> 
 
 def _workers(count: int, runs: list[Run], options: dict[str, Any]) -> "_Workers | None":
     """Processes, if these runs can be sent to some; else None, with a warning."""
+    workers = None
     try:
         sent = pickle.dumps((runs, options))
         workers = _Workers(count, has_main=b"__main__" in sent)
@@ -147,6 +149,8 @@ def _workers(count: int, runs: list[Run], options: dict[str, Any]) -> "_Workers 
                 answer.result()
         return workers
     except Exception as error:
+        if workers:
+            workers.pool.shutdown()
         warnings.warn(
             f"runs are trained in this process, one after another, as they cannot be sent to others ({error!r}); they "
             "can where models are in a module, or in a script that trains under if __name__ == '__main__'",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SETTINGS, assert_same, build, raising, stop_at, waves
+from helpers import SETTINGS, assert_same, raising, stop_at, waves
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
@@ -17,12 +17,28 @@ from minconv.training.folder import LAST, read_checkpoint, write_checkpoint
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+class Loop(nn.Conv2d):
+    """A convolution that goes on from its own predictions."""
+
+    def __init__(self, seed: int):
+        super().__init__(1, 1, 3, padding=1)
+        draw = torch.Generator().manual_seed(seed)
+        for weight in self.parameters():
+            weight.data.normal_(0, 0.3, generator=draw)
+
+    def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
+        found = [super().forward(frames.flatten(0, 1)).view_as(frames)]
+        for _ in range(horizon):
+            found.append(super().forward(found[-1][:, -1]).unsqueeze(1))
+        return torch.cat(found, 1)
+
+
 class Kind(nn.Module):
-    """A Forecaster, and something else."""
+    """A simple model, and something else."""
 
     def __init__(self, seed: int):
         super().__init__()
-        self.inner = build(seed)
+        self.inner = Loop(seed)
 
     def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
         return self.inner(frames, horizon)
@@ -114,11 +130,11 @@ class Mode(Kind):
 
 
 class Frozen(Kind):
-    """Weights that stay, in a module that is never trained."""
+    """A weight that stays."""
 
     def __init__(self, seed: int):
         super().__init__(seed)
-        self.inner.encoder.requires_grad_(False)
+        self.inner.bias.requires_grad_(False)
 
 
 CANNOT_BE_STACKED = (Dropping, Branching, Scaled)
@@ -176,8 +192,10 @@ def test_what_a_kind_is_about_happens(tmp_path):
         for name in ("two.weight", "three.weight"):
             assert torch.equal(last[Tied][seed][name], last[Tied][seed]["one.weight"])
         assert not torch.equal(last[Tied][seed]["one.weight"], Tied(seed).one.weight)
-        assert torch.equal(last[Frozen][seed]["inner.encoder.weight"], build(seed).encoder.weight)
-        plain, *others = (last[kind][seed]["inner.decoder.weight"] for kind in (Kind, *CANNOT_BE_STACKED))
+        for weight in ("weight", "bias"):
+            found = last[Frozen][seed][f"inner.{weight}"]
+            assert torch.equal(found, Loop(seed).state_dict()[weight]) is (weight == "bias")
+        plain, *others = (last[kind][seed]["inner.weight"] for kind in (Kind, *CANNOT_BE_STACKED))
         alike = [torch.allclose(other, plain, rtol=0, atol=1e-5) for other in others]
         assert alike == [False, False, seed == 1]
     assert all(row["validation_loss"] > 50 for row in read_log(tmp_path / "Mode"))
@@ -197,8 +215,8 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
 def test_dropout_draws_from_its_seed_alone(tmp_path):
     logs = [read_log(trained(tmp_path / name, Dropping, (1, 2))) for name in ("one", "two")]
     assert [row["train_loss"] for row in logs[0]] == [row["train_loss"] for row in logs[1]]
-    torch.manual_seed(0)
     ensemble, x = Ensemble([Dropping(1), Dropping(1)], False, [1, 2]), waves()[:1].expand(2, 1, -1, -1, -1, -1)
+    torch.manual_seed(0)
     first = ensemble(x)
     assert not torch.equal(first[0], first[1]) and torch.equal(ensemble(x), first)
     ensemble.place = (0, 1, 0)
