@@ -106,7 +106,7 @@ def fit(
     length = run.settings.context + run.settings.horizon + 1
     data = {"train": train, "validation": validation}
     data = {name: as_trajectories(values, length, name, dtype) for name, values in data.items()}
-    about = {"precision": precision, "loss": loss and _name_of(loss), "normalisation": None}
+    about = {"precision": precision, "loss": _name_of(loss), "normalisation": None}
     if model is run:
         _train(run, _used(data, fabric.device, dtype), fabric, about, extras, quiet)
         return Path(run.folder)
@@ -256,15 +256,17 @@ def _checked(model: Any) -> nn.Module:
 
 @contextmanager
 def _in_place(model: nn.Module) -> Iterator[None]:
-    """Afterwards the model is in evaluation mode, and on its device."""
+    """Afterwards the model is in evaluation mode, on its device, without gradients."""
     device = next(_checked(model).parameters()).device
     try:
         yield
     finally:
-        model.to(device).eval()
+        model.to(device).eval().zero_grad()
 
 
-def _name_of(loss: Loss) -> str:
+def _name_of(loss: Loss | None) -> str | None:
+    if loss is None:
+        return None
     return str(loss) if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__qualname__)
 
 

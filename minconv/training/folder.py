@@ -1,7 +1,7 @@
 """A run's folder:
 
     run.json                what it is: settings, seeds, model, data, normalisation, versions, hardware, git revision;
-                            "extended": after which epochs it was given more
+                            "extended": after which epochs it was given more of them
     last.safetensors        weights, moments of the optimizers, best weights of all seeds, stacked; epoch, log in header
     previous.safetensors    the checkpoint before, until the run is finished, in case the last is damaged
     best.safetensors        each seed's weights at its lowest validation loss
@@ -105,7 +105,7 @@ def claimed(
     Args:
         about: what tells the run from others, compared with run.json, or written there; without what is None.
         device: on which it is trained, also noted there.
-        extend: take a run of fewer epochs, too, which becomes one of so many.
+        extend: take a run of fewer epochs, too, and make it one of as many as ``run`` has.
 
     Raises:
         ValueError: the folder holds another run, or damaged checkpoints only.
@@ -120,13 +120,13 @@ def claimed(
             remove_temporaries(folder)
         elif first:
             remove_stale_lock(folder / LOCK)
-        kept = {key: value for key, value in about.items() if value is not None}
         if any((folder / name).exists() for name in (LAST, PREVIOUS)):
             found = _same(folder, about, extend)
-            if first and found["settings"] != about["settings"]:
+            if first and found["settings"] != about["settings"]:  # from now on one of more epochs
                 extended = [*found.get("extended", []), epoch]
                 write_json(folder / "run.json", found | {"settings": about["settings"], "extended": extended})
         elif first:
+            kept = {key: value for key, value in about.items() if value is not None}
             write_json(folder / "run.json", kept | {"name": run.name, "provenance": provenance(device)})
         if unfinished:
             for path in (folder / LAST, folder / BEST):
