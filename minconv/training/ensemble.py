@@ -108,9 +108,9 @@ def stackable(models: Sequence[nn.Module], frames: Tensor, *arguments: Any) -> b
     It does not run those that draw random numbers or ask for the value of a tensor. A pass over ``frames``
     [B, T, C, H, W] in each mode tells.
     """
-    if not all(_equal(_besides(models[0]), _besides(model)) for model in models[1:]):
-        return False
     try:
+        if not all(_equal(_besides(models[0]), _besides(model)) for model in models[1:]):
+            return False
         ensemble = Ensemble(models)
         with torch.no_grad():
             for mode in (True, False):
@@ -154,7 +154,7 @@ def _besides(model: nn.Module) -> list:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two values are, as far as they are numbers, tensors, text or collections of them."""
+    """Whether two values are; of what has no equality of its own, such as functions, whether they are the same one."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
@@ -167,7 +167,7 @@ def _equal(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(_equal, one, other))
-    return one == other if isinstance(one, (int, float, complex, str, bytes, set, frozenset, np.generic)) else True
+    return one is other or bool(one == other)
 
 
 @contextmanager

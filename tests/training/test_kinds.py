@@ -111,14 +111,14 @@ class Branching(Kind):
 
 
 class Scaled(Kind):
-    """A number of each seed's own that is neither weight nor buffer."""
+    """Something of each seed's own that is neither weight nor buffer."""
 
     def __init__(self, seed: int):
         super().__init__(seed)
-        self.options = {"scale": [float(seed)]}
+        self.options = {"scale": [lambda frames: frames * seed]}
 
     def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
-        return self.inner(frames * self.options["scale"][0], horizon)
+        return self.inner(self.options["scale"][0](frames), horizon)
 
 
 class Mode(Kind):
