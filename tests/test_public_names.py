@@ -27,7 +27,7 @@ NAMES = {
     "minconv.data": "barotropic navier_stokes open_series",
     "minconv.training": "Run Training fit fit_all load_weights read_log restore",
     "minconv.evaluation": "Climatology DampedPersistence evaluate forecast persistence rollout scores",
-    "minconv.experiments": "Experiment Setting get_profile",
+    "minconv.experiments": "Experiment Setting get_profile series_experiment",
 }
 
 

@@ -6,7 +6,7 @@ calendars that numpy lacks) have regular steps and no gaps. Its attributes are `
 which is short enough for a figure's title, and where they are known ``standard_name`` and ``level``.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import cftime
 import numpy as np
@@ -15,6 +15,7 @@ import xarray as xr
 from minconv.runtime.checks import whole
 
 DIMS = ("time", "lat", "lon")
+Field = TypeVar("Field", xr.DataArray, xr.Dataset)  # one series, or several variables
 BLOCK = 8 << 20  # bytes of a series that are read at once
 SINCE = "seconds since 1970-01-01"
 COORDINATES = {
@@ -46,12 +47,14 @@ def area_weights(lat: Any) -> np.ndarray:
     return areas / areas.mean()
 
 
-def coarsen(series: xr.DataArray, factor: int) -> xr.DataArray:
+def coarsen(series: Field, factor: int) -> Field:
     """Means of ``factor`` x ``factor`` cells, weighted by their exact areas; lazy, with the blocks' centres.
 
     Raises ValueError unless ``factor`` divides both axes.
     """
     whole("factor", factor, 1)
+    if isinstance(series, xr.Dataset):
+        return series.map(coarsen, keep_attrs=True, factor=factor)
     series = checked(series)
     for axis in ("lat", "lon"):
         if series.sizes[axis] % factor:

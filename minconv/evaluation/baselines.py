@@ -10,6 +10,7 @@ from torch import Tensor
 from minconv.evaluation.forecast import DAY, as_array, frame_step, same_grid
 from minconv.runtime.checks import whole
 
+YEAR = 360 * DAY  # the shortest of all calendars
 PENALTIES = np.logspace(-4, 3, 22)  # of ridge regression, as parts of the mean variance of what it sees
 
 
@@ -39,7 +40,7 @@ class Climatology:
         step, self.annual = frame_step(series), whole("annual", annual, 0)
         series = as_array(series)
         span = series.sizes["time"] * step
-        if self.annual and span < 360 * DAY:
+        if self.annual and span < YEAR:
             raise ValueError(
                 f"series must cover a year to fit {annual} harmonics of it; it covers {span / DAY:.0f} days"
             )

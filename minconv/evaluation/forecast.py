@@ -12,20 +12,20 @@ lon): ``init_time`` is the time of the last frame that was seen, ``lead_time`` c
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from minconv.data.grid import Field
 from minconv.data.windows import check_trajectories
 from minconv.runtime.checks import positive, whole
 
 DIMS = ("init_time", "lead_time", "lat", "lon")  # of a forecast
 DAY = np.timedelta64(1, "D")
 VARIABLE = "variable"  # the dimension of several
-Field = TypeVar("Field", xr.DataArray, xr.Dataset)
 Forecaster = Callable[[Tensor, int], Tensor]
 
 

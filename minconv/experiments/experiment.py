@@ -2,7 +2,7 @@
 
     experiment = Experiment("blobs", profile, {"recipe": Setting(Training(), {"small": build}, seeds)}, load)
     experiment.train()
-    experiment.evaluate("recipe")          # errors over (model, seed, ...), baselines among the models
+    experiment.evaluate()                  # errors over (model, seed, ...), baselines among the models
 
 ``load(device)`` makes its ``Task``: the trajectories to train on, and how a forecast is verified; ``tasks`` has two
 kinds of them. A further experiment is one file that says what these are.
@@ -25,6 +25,8 @@ from minconv.runtime import processes
 from minconv.runtime.checks import choice
 from minconv.runtime.device import pick_device
 from minconv.training import Run, Training, fit_all, load_weights, read_log, restore
+
+Entry = tuple[str, int | None, Forecaster]  # a seed of None: of a baseline, which has none
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,18 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Experiment:
-    """Models, data and trainings that belong together; runs are kept in the profile's folder and never made twice.
+    """Models, data and trainings that belong together; runs are kept in a folder and never made twice.
 
     Args:
-        name: of its folder.
-        profile: how large it is.
-        settings: by name.
+        name: of its folder in the profile's.
+        profile: how large it is; or, where it has one size, the folder itself.
+        settings: by name; where none is asked for, the first is meant.
         load: makes the task, its tensors on a device.
         device: to train and forecast on.
     """
 
     name: str
-    profile: Profile
+    profile: Profile | Path
     settings: Mapping[str, Setting]
     load: Callable[[torch.device], Task]
     device: str = "auto"
@@ -89,14 +91,16 @@ class Experiment:
         return self.load(pick_device(self.device))
 
     def folder(self, setting: str) -> Path:
-        return self.profile.folder / "runs" / self.name / setting
+        whole = self.profile.folder / "runs" / self.name if isinstance(self.profile, Profile) else self.profile
+        return whole / setting
 
-    def runs(self, setting: str, precision: str = "32-true") -> dict[str, list[Run]]:
+    def runs(self, setting: str | None = None, precision: str = "32-true") -> dict[str, list[Run]]:
         """By model, what there is to train for a setting, each in ``folder``/model/seeds.
 
         On a GPU, which one small model cannot fill, all seeds of a model train together; on the CPU each alone.
         """
-        found = self.settings[choice("setting", setting, self.settings)]
+        setting = next(iter(self.settings)) if setting is None else choice("setting", setting, self.settings)
+        found = self.settings[setting]
         groups = [found.seeds] if pick_device(self.device).type == "cuda" else [(seed,) for seed in found.seeds]
 
         def run(model: str, seeds: tuple[int, ...]) -> Run:
@@ -112,7 +116,7 @@ class Experiment:
         chosen = [run for runs in wanted for model in models or runs for run in runs[model]]
         fit_all(chosen, self.task.train, self.task.validation, device=self.device, precision=precision)
 
-    def logs(self, setting: str, precision: str = "32-true") -> dict[str, list[dict[str, float]]]:
+    def logs(self, setting: str | None = None, precision: str = "32-true") -> dict[str, list[dict[str, float]]]:
         """By model, the rows of its seeds' logs; of models that are trained."""
         runs = self.runs(setting, precision)
         return {
@@ -121,14 +125,20 @@ class Experiment:
             if all(run.folder.is_dir() for run in found)
         }
 
-    def trained(self, setting: str) -> Iterator[tuple[str, int, nn.Module]]:
+    def trained(self, setting: str | None = None) -> Iterator[tuple[str, int, nn.Module]]:
         """Model, seed and trained network at its lowest validation loss, one after another."""
         for model, runs in self.runs(setting).items():
             for run in runs:
                 for seed, weights in load_weights(run.folder).items():
                     yield model, seed, restore(run.build(seed), weights).to(pick_device(self.device)).eval()
 
-    def evaluate(self, setting: str, task: Task | None = None) -> xr.Dataset:
+    def forecasters(self, setting: str | None = None, task: Task | None = None) -> Iterator[Entry]:
+        """Name, seed and forecaster of all that are compared: every baseline, and every model and seed of a setting."""
+        task = task or self.task
+        yield from ((name, None, baseline) for name, baseline in task.baselines.items())
+        yield from ((name, seed, task.forecaster(model)) for name, seed, model in self.trained(setting))
+
+    def evaluate(self, setting: str | None = None, task: Task | None = None) -> xr.Dataset:
         """Errors of every baseline, model and seed of a setting; dims model, seed, and those of the task's errors.
 
         Under ``torchrun`` every process calls this, forecasts with its share of the models, and has the whole result.
@@ -137,11 +147,9 @@ class Experiment:
             task: another way to verify, such as ``dataclasses.replace(experiment.task, ...)``.
         """
         task = task or self.task
-        entries = [(name, None, baseline) for name, baseline in task.baselines.items()]
-        entries += [(name, seed, task.forecaster(model)) for name, seed, model in self.trained(setting)]
 
-        def errors(entry: tuple[str, int | None, Forecaster]) -> tuple[ModelSeed, xr.Dataset]:
+        def errors(entry: Entry) -> tuple[ModelSeed, xr.Dataset]:
             *key, forecaster = entry
             return tuple(key), task.errors(forecaster)
 
-        return collect(processes.each(errors, entries))
+        return collect(processes.each(errors, list(self.forecasters(setting, task))))

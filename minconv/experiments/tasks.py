@@ -9,12 +9,21 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from minconv.data.grid import coarsen
+from minconv.data.grid import Field, coarsen
 from minconv.data.series import frames
 from minconv.data.windows import pieces
-from minconv.evaluation.baselines import Climatology, DampedPersistence, persistence
+from minconv.evaluation.baselines import YEAR, Climatology, DampedPersistence, RidgeRegression, persistence
 from minconv.evaluation.errors import evaluate
-from minconv.evaluation.forecast import DAY, Forecaster, Scaled, forecasts, init_times, rollout, verification
+from minconv.evaluation.forecast import (
+    DAY,
+    Forecaster,
+    Scaled,
+    forecasts,
+    frame_step,
+    init_times,
+    rollout,
+    verification,
+)
 from minconv.evaluation.weather import scores
 
 
@@ -53,35 +62,44 @@ class Series:
     """Forecasts of a week from a gridded series, verified by lead time.
 
     Args:
-        parts: ``train``, ``validation`` and ``test``, each over (time, lat, lon); see ``split``.
+        parts: ``train``, ``validation`` and ``test``, each a series over (time, lat, lon), or a Dataset of C such; see
+            ``split``.
         window: frames that a model is trained on at once.
         context: frames that a test forecast is made from.
         every: days from one test forecast to the next, in turn.
         anomalies: whether the models' frames are anomalies from the climatology of ``train``, or the fields themselves.
         device: of the models.
+        days: of a test forecast.
+        ridge: frames that a ridge regression among the baselines sees; 0: there is none.
     """
 
-    parts: Mapping[str, xr.DataArray]
+    parts: Mapping[str, xr.DataArray | xr.Dataset]
     window: int
     context: int = 20
     every: tuple[float, ...] = (3, 4)
     anomalies: bool = False
     device: torch.device | str = "cpu"
     days: float = 7
+    ridge: int = 2
 
     @cached_property
     def climatology(self) -> Climatology:
-        return Climatology(self.parts["train"])
+        """Of ``train``; its mean and the day's course alone where that is less than a year."""
+        train = self.parts["train"]
+        return Climatology(train, annual=2 if train.sizes["time"] * frame_step(train) >= YEAR else 0)
 
     def frames(self, part: str) -> Tensor:
-        """The models' frames [T, 1, H, W] of a part, in the units of the series."""
+        """The models' frames [T, C, H, W] of a part, in the units of the series."""
         field = self.parts[part]
-        return frames(field - self.climatology.at(field.time) if self.anomalies else field)
+        found = frames(field)
+        if self.anomalies:
+            found -= torch.from_numpy(self.climatology.at(field.time).values).view_as(found)
+        return found
 
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
-        values = self.frames("train").double()
-        return values.mean(), values.std()
+        values = self.frames("train").double().transpose(0, 1).flatten(1)
+        return values.mean(1).squeeze(), values.std(1).squeeze()  # of one series numbers, which keep float32
 
     def forecaster(self, model: nn.Module) -> Scaled:
         base = self.climatology if self.anomalies else None
@@ -102,8 +120,7 @@ class Series:
     @cached_property
     def steps(self) -> int:
         """Frames of a test forecast."""
-        times = self.parts["test"].time.values
-        return round(self.days * DAY / (times[1] - times[0]))
+        return round(self.days * DAY / frame_step(self.parts["test"]))
 
     @cached_property
     def starts(self) -> xr.DataArray:
@@ -111,16 +128,18 @@ class Series:
         return init_times(self.parts["test"], self.context, self.steps, self.every)
 
     @cached_property
-    def truth(self) -> xr.DataArray:
+    def truth(self) -> xr.DataArray | xr.Dataset:
         """What test forecasts are compared with."""
         return verification(self.parts["test"], self.starts, self.steps)
 
     @cached_property
     def baselines(self) -> dict[str, Forecaster]:
-        damped = DampedPersistence(self.parts["train"], self.climatology, self.steps)
-        return {"persistence": persistence, "damped persistence": damped, "climatology": self.climatology}
+        past = self.parts["train"], self.climatology, self.steps
+        found = {"persistence": persistence, "damped persistence": DampedPersistence(*past)}
+        found["climatology"] = self.climatology
+        return found | ({"ridge regression": RidgeRegression(*past, self.ridge)} if self.ridge else {})
 
-    def forecasts(self, forecaster: Forecaster, starts: xr.DataArray | None = None) -> xr.DataArray:
+    def forecasts(self, forecaster: Forecaster, starts: xr.DataArray | None = None) -> xr.DataArray | xr.Dataset:
         """From each of the test forecasts' starts, or from some of them."""
         starts = self.starts if starts is None else starts
         return forecasts(forecaster, self.parts["test"], starts, self.context, self.steps)
@@ -129,10 +148,8 @@ class Series:
         return scores(self.forecasts(forecaster), self.truth, self.climatology)
 
 
-def split(
-    series: xr.DataArray, periods: Mapping[str, tuple[str, str]], least: int, factor: int = 1
-) -> dict[str, xr.DataArray]:
-    """Parts of a series over (time, lat, lon) by first and last date, in memory.
+def split(series: Field, periods: Mapping[str, tuple[str, str]], least: int, factor: int = 1) -> dict[str, Field]:
+    """Parts of a series, or of a Dataset of such, by first and last date, in memory.
 
     Args:
         periods: by part, dates as xarray selects by: ("1979", "2014").

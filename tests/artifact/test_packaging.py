@@ -34,8 +34,8 @@ def names(lines: list[str]) -> set[str]:
 CORE = names(PROJECT["dependencies"])
 DRAWING = CORE | names(EXTRAS["notebooks"])
 TESTS = DRAWING | names(EXTRAS["tests"])
-# rooms of the package that draw or run notebooks; triton's own module asks first whether it is there
-WITH_EXTRAS = {"plots": DRAWING, "artifact": DRAWING, "kernels": CORE | {"triton"}}
+# rooms that draw or run notebooks, and what fetches data for them; triton's own module asks first whether it is there
+WITH_EXTRAS = {"plots": DRAWING, "artifact": DRAWING, "data/public.py": DRAWING, "kernels": CORE | {"triton"}}
 
 
 def sources() -> dict[Path, str]:
@@ -63,7 +63,8 @@ def imported(code: str) -> set[str]:
 
 def allowed(path: Path) -> set[str]:
     if path.is_relative_to(ROOT / "minconv"):
-        return WITH_EXTRAS.get(path.relative_to(ROOT / "minconv").parts[0], CORE)
+        within = path.relative_to(ROOT / "minconv")
+        return WITH_EXTRAS.get(within.as_posix()) or WITH_EXTRAS.get(within.parts[0], CORE)
     return DRAWING if path.suffix == ".ipynb" else TESTS
 
 
@@ -84,7 +85,7 @@ def test_what_is_declared_is_used_or_named_here():
     by_name = {
         "aiohttp": "remote stores", "fsspec": "remote stores", "zarr": "xarray's engine", "h5netcdf": "xarray's engine",
         "h5py": "h5netcdf's library", "ipykernel": "notebooks", "jupyterlab": "notebooks", "ipython": "notebooks",
-        "pooch": "xarray's tutorial", "nbval": "pytest --nbval", "ruff": "lint", "scipy": "numba and tests",
+        "nbval": "pytest --nbval", "ruff": "lint",
         "scores": "importorskip", "pytest": "", "triton": "",
         "import-linter": "lint",
     }  # fmt: skip

@@ -1,0 +1,86 @@
+"""From anybody's series to forecasts of it."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from minconv.evaluation import forecast
+from minconv.experiments import series_experiment
+from minconv.training import Training
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PERIODS = {"train": ("2001", "2002"), "validation": ("2003-01", "2003-04"), "test": ("2003-05", "2003-08")}
+SHORT = Training(context=6, horizon=2, epochs=3, batch=4, noise=0.0)
+
+
+def waves(lon=None) -> xr.Dataset:
+    """A wave that goes east round the globe in 8 days, and its square, with a season: daily, three years, 4 x 8."""
+    times = np.datetime64("2001-01-01", "ns") + np.arange(3 * 365) * np.timedelta64(1, "D")
+    lat, lon = np.arange(-67.5, 90, 45), np.arange(0.0, 360, 45) if lon is None else lon
+    days = np.arange(len(times))[:, None, None]
+    wave = np.cos(np.radians(lat))[:, None] * np.cos(np.radians(lon) - 2 * np.pi * days / 8)
+    season = 100 + 3 * np.cos(2 * np.pi * days / 365)
+    fields = {"z": (season + wave, {"units": "m2 s-2"}), "t": (20 + wave**2, {"units": "K"})}
+    dims = ("time", "lat", "lon")
+    return xr.Dataset(
+        {name: (dims, values.astype(np.float32), attrs) for name, (values, attrs) in fields.items()},
+        {"time": times, "lat": lat, "lon": lon},
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("waves")
+    return series_experiment(waves(), folder, **PERIODS, models=["minconvlstm"], seeds=(1, 2), training=SHORT, hidden=8)
+
+
+def test_padding_is_that_of_the_grid(study, tmp_path):
+    assert study.settings["recipe"].models["minconvlstm"](1).cells[0].conv.padding == "sphere"
+    region = series_experiment(waves(np.arange(0.0, 80, 10)), tmp_path, **PERIODS)
+    model = region.settings["recipe"].models["minconvlstm"](1)
+    assert model.cells[0].conv.padding == "replicate" and model.channels == 2 and model.size == (4, 8)
+    band = series_experiment(waves().isel(lat=slice(1, 3)), tmp_path, **PERIODS)
+    assert band.settings["recipe"].models["minconvlstm"](1).cells[0].conv.padding == "cylinder"
+    training = region.settings["recipe"].training  # some 700 updates, whatever the record's length
+    assert training.horizon == 6 and training.epochs * (730 // 14 - 1) // training.batch in range(600, 800)
+
+
+def test_trained_verified_and_forecast(study):
+    study.train()
+    scores = study.evaluate()
+    names = ["persistence", "damped persistence", "climatology", "ridge regression", "minconvlstm", "stack"]
+    assert scores.model.values.tolist() == names and scores["variable"].values.tolist() == ["z", "t"]
+    assert scores.rmse.dims == ("model", "seed", "lead_time", "variable") and scores.rmse.notnull().all()
+    rmse = scores.rmse.sel(seed=1)
+    # the wave is a linear map of itself, which the regression finds, and the stack takes
+    assert (rmse.sel(model=["ridge regression", "stack"]) < 0.05 * rmse.sel(model="climatology")).all()
+    assert (
+        (rmse.sel(model="minconvlstm") < rmse.sel(model="persistence")).isel(lead_time=slice(0, 3)).all()
+    )  # then t is where it was
+
+    history = waves().isel(time=slice(-20, None))
+    week = study.forecast(history, steps=7)
+    assert dict(week.sizes) == {"init_time": 1, "lead_time": 7, "lat": 4, "lon": 8}
+    assert list(week) == ["z", "t"] and week.t.units == "K"
+    assert abs(week.z.values.mean() - 100) < 5 and abs(week.t.values.mean() - 20) < 1
+    # the forecast that was verified is the one that is given
+    last = study.task.parts["test"]
+    found = study.task.forecasts(study.stack)
+    again = forecast(study.stack, last.sel(time=slice(None, found.init_time[-1])).isel(time=slice(-6, None)), 7)
+    np.testing.assert_allclose(again.z[0], found.z[-1], rtol=1e-5)
+    with pytest.raises(ValueError, match="horizon must be below the 7 leads"):
+        study.forecast(history, steps=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"models": ["gru"]}, "models must be one of convgru.*got 'gru'"),
+        ({"test": ("2005", "2006")}, r"at least 28 frames from 2005 to 2006 \(test\); got 0"),
+        ({"days": 0}, "days must be"),
+    ],
+)
+def test_bad_input_is_told(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        series_experiment(waves(), tmp_path, **PERIODS | arguments)
