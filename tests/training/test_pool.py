@@ -173,9 +173,11 @@ def test_a_script_without_a_guard_trains(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of Dask's own
 def test_dask_trains_the_runs(tmp_path):
-    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("distributed")
+    from distributed import Client
+
     jobs = [run(tmp_path / "one"), Run(lambda seed: build(seed), (1,), tmp_path / "two", SETTINGS)]
-    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
         fit_all(jobs, *DATA, executor=client.get_executor(), device="cpu", quiet=True)
     assert_same(tmp_path / "one", tmp_path / "two")
     assert_same(tmp_path / "one", train_one(tmp_path / "alone"))
