@@ -26,7 +26,7 @@ from minconv.runtime.progress import progress
 from minconv.runtime.signals import deferred
 from minconv.training.fit import fit
 from minconv.training.folder import latest
-from minconv.training.settings import Run
+from minconv.training.settings import SEVERAL, Run
 
 WORTH_PROCESSES = 500  # steps: to start a process takes as long as some 50
 TRIES = 3  # of a run whose workers are lost
@@ -65,6 +65,8 @@ def fit_all(
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(1)  # a worker, which imports a script without a guard: it is not to begin anew
+    if wrong := [run for run in runs if not isinstance(run, Run)]:
+        raise TypeError(f"runs must be Runs, as the one in {SEVERAL}; got {type(wrong[0]).__name__}")
     folders = [Path(run.folder) for run in runs]
     if len(set(folders)) < len(runs):
         raise ValueError(f"runs must have a folder each; got {[str(folder) for folder in folders]}")

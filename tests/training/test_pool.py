@@ -50,6 +50,8 @@ def test_fit_all_rejects(tmp_path):
     data = waves(), waves(3, seed=1)
     with pytest.raises(ValueError, match="runs must have a folder each; got"):
         fit_all([run(tmp_path / "a"), run(tmp_path / "a", (2,))], *data)
+    with pytest.raises(TypeError, match=r"runs must be Runs, as the one in fit\(Run\(lambda seed: .*; got Forecaster"):
+        fit_all([build(1)], *data)
     with pytest.raises(ValueError, match="processes must be at least 1; got 0"):
         fit_all([run(tmp_path / "a")], *data, processes=0)
     with pytest.raises(TypeError, match=r"executor must have submit\(\), as those of concurrent\.futures; got 2"):
