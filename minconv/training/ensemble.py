@@ -14,7 +14,7 @@ from torch.func import functional_call, stack_module_state
 
 from minconv.runtime.seeds import generator
 
-_DRAWING = threading.Lock()  # PyTorch's own generator is one for all threads
+DRAWING = threading.RLock()  # held by the thread that seeds PyTorch's own generator, which is one for all of them
 
 
 class Ensemble(nn.Module):
@@ -177,7 +177,7 @@ def _drawing(seed: int, place: tuple[int, int, int], device: torch.device) -> It
     # the stream of the noise on the inputs, which is drawn at (epoch, 0, 0)
     number = generator(seed, "noise", epoch, step + 1, rank).initial_seed()
     devices = [device] if device.type == "cuda" else []
-    with _DRAWING, torch.random.fork_rng(devices):
+    with DRAWING, torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(number)
         if devices:
             torch.cuda.manual_seed(number)

@@ -34,7 +34,7 @@ from minconv.runtime.device import pick_device
 from minconv.runtime.memory import keep_memory
 from minconv.runtime.progress import progress
 from minconv.runtime.signals import deferred
-from minconv.training.ensemble import Ensemble, stackable
+from minconv.training.ensemble import DRAWING, Ensemble, stackable
 from minconv.training.folder import LAST, claimed, load_weights, restore
 from minconv.training.loop import Extras, Loss, train_epochs
 from minconv.training.settings import CALL, SEVERAL, Run, Training
@@ -134,7 +134,8 @@ def _train(
     if settings.batch % fabric.world_size:
         raise ValueError(f"batch must be a multiple of the {fabric.world_size} processes; got {settings.batch}")
     windows = Windows(data["train"], length, settings.batch, settings.noise, seeds)
-    models = [_checked(run.build(seed)) for seed in seeds]
+    with DRAWING:  # as most do who build a model
+        models = [_checked(run.build(seed)) for seed in seeds]
     about = {
         "settings": asdict(settings),
         "seeds": seeds,
