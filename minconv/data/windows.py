@@ -1,7 +1,10 @@
 """Training windows, cut on the device from trajectories that are held there."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +21,64 @@ def check_trajectories(trajectories: Tensor, length: int, name: str = "trajector
         raise ValueError(f"{name} must be [N, T, C, H, W], none of them 0; got {list(trajectories.shape)}")
     if trajectories.shape[1] < length:
         raise ValueError(f"{name} must have at least {length} frames; got {trajectories.shape[1]}")
+
+
+def as_trajectories(values: Any, length: int, name: str, dtype: torch.dtype) -> Tensor:
+    """Anybody's trajectories as a tensor [N, T >= length, C, H, W] without a gradient, float64 where they came so.
+
+    Args:
+        values: a tensor, or what NumPy makes an array of, of any real numbers; masked ones count as NaN.
+        dtype: the one of what is no float64, in which all of them must be finite.
+
+    Raises:
+        TypeError: no real numbers, such as complex ones or text.
+        ValueError: another shape; values that are NaN or infinite, with the first trajectory that has some.
+    """
+    found = values.detach() if isinstance(values, Tensor) else _tensor(values, name)
+    if found.is_complex() or found.is_quantized or found.layout != torch.strided:
+        raise TypeError(f"{name} must hold real numbers, densely; got {found.dtype}, {found.layout}")
+    found = found if found.dtype == torch.float64 else found.to(dtype)
+    check_trajectories(found, length, name)
+    lost = torch.stack([(~series.to(dtype).isfinite()).sum() for series in found]).tolist()
+    if any(lost):
+        first = next(number for number, count in enumerate(lost) if count)
+        raise ValueError(
+            f"{name} must be finite, as {dtype}; trajectory {first} has {lost[first]} values that are NaN or infinite "
+            f"({len(lost) - lost.count(0)} of {len(lost)} trajectories have such values, {sum(lost)} in all)"
+        )
+    return found
+
+
+def _tensor(values: Any, name: str) -> Tensor:
+    if np.ma.is_masked(values):
+        values = values.astype(np.float64).filled(math.nan)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # lists of unequal lengths
+        raise ValueError(f"{name} must be an array [N, T, C, H, W]; got {type(values).__name__}: {error}") from error
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits; got {type(values).__name__}, {array.dtype}")
+    # in this machine's order of bytes, with strides that PyTorch has, and writable, or it would warn
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), "CW"))
+
+
+def channel_statistics(trajectories: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each of the C channels of finite trajectories [N, T, C, H, W].
+
+    Computed in float64 and rounded to float32, so that they are the same however many threads have summed; that of a
+    constant channel is 0, to the bit.
+    """
+    shift = trajectories[0, 0, :, :1, :1].double()
+    count = trajectories[:, :, 0].numel()
+    mean = shift + sum((series.double() - shift).sum((0, 2, 3)) for series in trajectories)[:, None, None] / count
+    squares = sum((series.double() - mean).square().sum((0, 2, 3)) for series in trajectories)
+    return mean.flatten().float().tolist(), (squares / count).sqrt().float().tolist()
+
+
+def normalised(trajectories: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """(x - mean) / std of each of C channels of trajectories [N, T, C, H, W], computed in float64."""
+    shift, scale = (trajectories.new_tensor(x, dtype=torch.float64)[:, None, None] for x in (mean, std))
+    return torch.stack([((series.double() - shift) / scale).to(dtype) for series in trajectories])
 
 
 def fixed_windows(trajectories: Tensor, length: int) -> Tensor:

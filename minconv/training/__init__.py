@@ -1,12 +1,15 @@
 """Training: repeatable, resumable to the bit, for several seeds at once. It knows no model and no data set.
 
-Training, Run                      how to train, and what
-fit, fit_all                       trains a run, or many at once; continues those that were ended
+fit                                trains a model, or the models of a run; continues what was ended
+Training, Run                      how to train; what, for several seeds
+fit_all                            trains many runs at once, here or elsewhere
 load_weights, restore, read_log    what a run has left in its folder
 
-run = Run(build, seeds=[1234], folder=Path("runs/mine"), settings=Training(epochs=3))
+fit(model, train, validation, folder="runs/mine", settings=Training(epochs=3))
+
+run = Run(build, seeds=[1, 2], folder=Path("runs/several"), settings=Training(epochs=3))
 fit(run, train, validation)
-model = restore(build(1234), load_weights(run.folder)[1234])
+model = restore(build(2), load_weights(run.folder)[2])
 """
 
 from minconv.training.fit import fit

@@ -1,6 +1,7 @@
 """A run's folder:
 
-    run.json                what it is: settings, seeds, model, data, versions, hardware, git revision
+    run.json                what it is: settings, seeds, model, data, normalisation, versions, hardware, git revision;
+                            "extended": after which epochs it was given more of them
     last.safetensors        weights, moments of the optimizers, best weights of all seeds, stacked; epoch, log in header
     previous.safetensors    the checkpoint before, until the run is finished, in case the last is damaged
     best.safetensors        each seed's weights at its lowest validation loss
@@ -14,6 +15,7 @@ after the step in which a signal to end came.
 import csv
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -39,7 +41,7 @@ LOCK = ".lock"
 
 
 def load_weights(folder: str | Path, which: str = "best") -> dict[int, dict[str, Tensor]]:
-    """The weights of a run's models by seed, as state dicts on the CPU.
+    """The weights of a run's models by seed, as state dicts, buffers and all, on the CPU.
 
     Args:
         which: ``best`` (lowest validation loss) or ``last``.
@@ -93,14 +95,17 @@ def latest(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 @contextmanager
-def claimed(run: Run, about: dict[str, Any], device: torch.device) -> Iterator[tuple[dict[str, Tensor], dict]]:
+def claimed(
+    run: Run, about: dict[str, Any], device: torch.device, extend: bool = False
+) -> Iterator[tuple[dict[str, Tensor], dict]]:
     """Holds the folder of a run that is not finished; yields its last good checkpoint, of epoch 0 if there is none.
 
     Damaged files, which would be overwritten, are kept under other names, with a warning.
 
     Args:
-        about: what tells the run from others, compared with run.json, or written there.
+        about: what tells the run from others, compared with run.json, or written there; without what is None.
         device: on which it is trained, also noted there.
+        extend: take a run of fewer epochs, too, and make it one of as many as ``run`` has.
 
     Raises:
         ValueError: the folder holds another run, or damaged checkpoints only.
@@ -108,33 +113,53 @@ def claimed(run: Run, about: dict[str, Any], device: torch.device) -> Iterator[t
     """
     folder, first = Path(run.folder), processes.rank() == 0
     with ExitStack() as stack:
-        unfinished = first and latest(folder)[1]["epoch"] < run.settings.epochs
+        epoch = latest(folder)[1]["epoch"] if first else 0
+        unfinished = first and epoch < run.settings.epochs
         if unfinished:
             stack.enter_context(lock(folder / LOCK))
             remove_temporaries(folder)
         elif first:
             remove_stale_lock(folder / LOCK)
         if any((folder / name).exists() for name in (LAST, PREVIOUS)):
-            _check_same(folder, about)
+            found = _same(folder, about, extend)
+            if first and found["settings"] != about["settings"]:  # from now on one of more epochs
+                extended = [*found.get("extended", []), epoch]
+                write_json(folder / "run.json", found | {"settings": about["settings"], "extended": extended})
         elif first:
-            write_json(folder / "run.json", about | {"name": run.name, "provenance": provenance(device)})
+            kept = {key: value for key, value in about.items() if value is not None}
+            write_json(folder / "run.json", kept | {"name": run.name, "provenance": provenance(device)})
         if unfinished:
             for path in (folder / LAST, folder / BEST):
                 _set_aside_if_damaged(path)
         processes.barrier()
-        yield latest(folder)
+        tensors, header = latest(folder)
+        if tensors and header["epoch"] < run.settings.epochs and not any(name.startswith("best/") for name in tensors):
+            best, _ = read_checkpoint(folder / BEST)  # where alone a finished run keeps them
+            tensors |= {f"best/{name}": weight for name, weight in best.items()}
+        yield tensors, header
 
 
-def _check_same(folder: Path, about: dict[str, Any]) -> None:
+def _same(folder: Path, about: dict[str, Any], extend: bool) -> dict[str, Any]:
+    """What run.json holds, if it is the run that is asked for; ValueError if it is another."""
     path = folder / "run.json"
     found = read_json(path) if path.exists() else {}
     if not isinstance(found, dict):
         raise ValueError(f"{path} does not describe a run; it holds {found!r}")
-    if differing := [key for key in about if found.get(key) != about[key]]:
+    differing = [key for key in about if found.get(key) != about[key]]
+    if extend and differing == ["settings"] and isinstance(found.get("settings"), dict):
+        epochs = found["settings"].get("epochs", math.inf)
+        if epochs < about["settings"]["epochs"] and found["settings"] == about["settings"] | {"epochs": epochs}:
+            return found
+    if differing:
+        one, other = found.get(differing[0]), about[differing[0]]
+        if isinstance(one, dict) and isinstance(other, dict):  # what differs of it is enough
+            apart = [key for key in one | other if one.get(key) != other.get(key)]
+            one, other = ({key: value.get(key) for key in apart} for value in (one, other))
         raise ValueError(
-            f"folder {folder} holds another run: its {differing[0]} is {found.get(differing[0])}, asked for is "
-            f"{about[differing[0]]}; choose another folder or remove this one"
+            f"folder {folder} holds another run: its {differing[0]} is {one}, asked for is {other}; choose another "
+            "folder or remove this one"
         )
+    return found
 
 
 def _set_aside_if_damaged(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Muon: momentum whose matrices are orthogonalised, so that a step moves a kernel in all directions alike."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,12 @@ class Muon(torch.optim.Optimizer):
                     )
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """A step, after ``closure``, which computes the gradients anew, if there is one; returns what it returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
             alike = defaultdict(list)  # by the shape of a matrix
@@ -58,6 +64,7 @@ class Muon(torch.optim.Optimizer):
                 for (kernel, _), part in zip(found, parts, strict=True):
                     kernel.mul_(1 - group["lr"] * group["weight_decay"])
                     kernel.add_(part.reshape(kernel.shape), alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
+        return loss
 
 
 def is_kernel(weight: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """What to train, and how."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from torch import nn
 from minconv.runtime.checks import choice, positive, whole
 
 OPTIMIZERS = ("muon", "adam")
+# for those who have called something else
+CALL = 'fit(model, train, validation, folder="runs/mine")'
+SEVERAL = 'fit(Run(lambda seed: Model(), [0, 1], "runs/mine"), train, validation)'
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Training:
         epochs, batch: passes over the trajectories, windows a step.
         optimizer: ``adam``, or ``muon`` for the kernels of convolutions wider than one cell and Adam for all else.
         lr: learning rate, falling to 0 with the cosine of the step.
-        warmup: part of all steps in which it rises to that first, linearly.
+        warmup: part of all steps in which it rises to that first, linearly, from 0 at the first step, which so moves
+            nothing; but a run of one step in all takes it with ``lr``.
         weight_decay: Adam's L2 term; with ``muon`` of its kernels alone, and decoupled from the gradient.
         clip: largest norm of the gradient, or None.
         noise: standard deviation of the noise on the inputs while training.
@@ -74,7 +79,8 @@ class Run:
         name: for the progress bar.
 
     Raises:
-        TypeError, ValueError: seeds are not one or more different whole numbers.
+        TypeError, ValueError: an argument is not allowed, such as a model instead of what makes one, or seeds that are
+            not one or more different whole numbers.
     """
 
     build: Callable[[int], nn.Module]
@@ -84,6 +90,15 @@ class Run:
     name: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.build, nn.Module) or not callable(self.build):
+            raise TypeError(
+                f"build must make the model of a seed, as in {SEVERAL}; got {type(self.build).__name__}. A model "
+                f"itself is trained by {CALL}"
+            )
+        if not isinstance(self.folder, (str, os.PathLike)):
+            raise TypeError(f"folder must be a path; got {self.folder!r}")
+        if not isinstance(self.settings, Training):
+            raise TypeError(f"settings must be a Training; got {self.settings!r}")
         if not isinstance(self.seeds, Sequence):
             raise TypeError(f"seeds must be a sequence of whole numbers; got {self.seeds!r}")
         seeds = [whole("seeds", seed) for seed in self.seeds]

@@ -23,6 +23,8 @@ class State:
         seconds, losses: how long those steps took, and the sum of their losses [S].
         log: a row of ``LOG_COLUMNS`` for each epoch and seed.
         best, best_losses: each seed's weights at its lowest validation loss, by name [S, ...], and that loss [S].
+
+    Weights are all that a model's ``state_dict()`` holds: buffers too, and what is tied by each of its names.
     """
 
     def __init__(self, ensemble: Ensemble, seeds: list[int], settings: Training):
@@ -35,8 +37,7 @@ class State:
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of all models' weights [S, ...], by names that ``load_weights`` reads."""
-        named = self.ensemble.model.named_parameters()
-        return {f"model/{name}": self.ensemble.stacked(weight.detach()).clone() for name, weight in named}
+        return {f"model/{name}": weight for name, weight in self.ensemble.weights().items()}
 
     def add_epoch(self, lr: float, train_losses: Tensor, validation_losses: Tensor, seconds: float) -> None:
         """Counts an epoch: rows of the log, and the weights of those seeds that are better than before."""
@@ -69,20 +70,31 @@ class State:
         self.step, self.seconds = header.get("step", 0), header.get("seconds", 0.0)
         for row in self.log:
             self.best_losses[self.seeds.index(row["seed"])].clamp_(max=row["validation_loss"])
+        for kind in ("best/model/", "model/"):
+            found = {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
+            self.ensemble.load(found)
+            if kind == "best/model/":
+                self.best = self.weights()
+        used = 0
         for name, weight in self.ensemble.model.named_parameters():
-            self.ensemble.stacked(weight).copy_(tensors[f"model/{name}"])
-            self.best[f"model/{name}"].copy_(tensors[f"best/model/{name}"])
             for kind, optimizer in self.optimizers.items():
                 for key in MOMENTS[kind]:
                     moment = tensors.get(f"{kind}/{key}/{name}")
                     if moment is not None:  # there is none of a weight without a gradient
+                        used += 1
                         moment = moment.to(weight.device)
                         # laid out as the weight: the optimizer goes along both at once
                         optimizer.state[weight][key] = (
                             torch.empty_like(weight).copy_(moment) if moment.dim() else moment
                         )
+        if used != sum(name.split("/")[0] in MOMENTS for name in tensors):
+            raise KeyError("moments of other weights, or of models that were stacked and no longer can be, or now can")
         if self.step:
             self.losses.copy_(tensors["losses"])
+
+    def put_best(self) -> None:
+        """Puts the best weights into the models."""
+        self.ensemble.load({name.removeprefix("model/"): weight for name, weight in self.best.items()})
 
 
 def optimizers(ensemble: Ensemble, settings: Training) -> dict[str, torch.optim.Optimizer]:

@@ -1,9 +1,19 @@
 """Windows: each trajectory once an epoch, cut where it should be, and drawn by each seed as if it were alone."""
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 
-from minconv.data.windows import Windows, check_trajectories, fixed_windows, pieces
+from minconv.data.windows import (
+    Windows,
+    as_trajectories,
+    channel_statistics,
+    check_trajectories,
+    fixed_windows,
+    normalised,
+    pieces,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -147,3 +157,42 @@ def test_messages_name_the_argument():
         check_trajectories(numbered(), 10, "validation")
     with pytest.raises(ValueError, match="must have at least 10 frames; got 9"):
         fixed_windows(numbered(), 10)
+
+
+VALUES = np.arange(2 * 3 * 2 * 2 * 2).reshape(2, 3, 2, 2, 2) % 2
+
+
+@pytest.mark.parametrize(
+    "values, dtype",
+    [
+        (VALUES.astype(np.uint8), torch.float32),
+        (VALUES.astype(bool), torch.float32),
+        (VALUES.astype(">i2"), torch.float32),
+        (VALUES.astype(np.float16)[:, ::-1][:, ::-1], torch.float32),
+        (VALUES.astype(">f8"), torch.float64),
+        (np.ma.masked_equal(VALUES, 7), torch.float32),
+        (xr.DataArray(VALUES), torch.float32),
+        (VALUES.tolist(), torch.float32),
+        (torch.tensor(VALUES, dtype=torch.bfloat16), torch.float32),
+        (torch.tensor(VALUES, dtype=torch.float64, requires_grad=True), torch.float64),
+    ],
+)
+def test_trajectories_of_any_real_numbers(values, dtype):
+    found = as_trajectories(values, 3, "train", torch.float32)
+    assert found.dtype == dtype and not found.requires_grad and np.array_equal(found, VALUES)
+
+
+def test_masked_values_are_missing():
+    with pytest.raises(ValueError, match=r"train must be finite.*; trajectory 0 has 12 values"):
+        as_trajectories(np.ma.masked_equal(VALUES, 1), 3, "train", torch.float32)
+
+
+def test_statistics_of_channels_are_exact_far_from_zero():
+    x = torch.randn(3, 5, 2, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    far = x * torch.tensor([1e-3, 50.0])[:, None, None] + torch.tensor([1e5, -3.0])[:, None, None]
+    mean, std = channel_statistics(far)
+    assert std == pytest.approx(far.std((0, 1, 3, 4), correction=0).tolist(), rel=1e-6)
+    found = normalised(far, mean, std, torch.float32)
+    assert found.dtype == torch.float32 and found.std((0, 1, 3, 4), correction=0).tolist() == pytest.approx([1, 1])
+    assert found.mean((0, 1, 3, 4))[1].item() == pytest.approx(0, abs=1e-6)
+    assert channel_statistics(torch.full((2, 3, 1, 4, 4), 0.1))[1] == [0.0]

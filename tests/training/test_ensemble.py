@@ -5,7 +5,7 @@ import torch
 
 from minconv import Forecaster
 from minconv.core.cells import CELLS
-from minconv.training.ensemble import Ensemble
+from minconv.training.ensemble import Ensemble, stackable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,6 +33,15 @@ def test_together_is_alone(cell, padding):
         for together, one in zip(found, gradients, strict=True):
             scale = max(1.0, one.abs().max().item())
             torch.testing.assert_close(ensemble.stacked(together)[s], one, rtol=0, atol=1e-10 * scale)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("options", [{"norm": "frame", "increment": True, "dilation": [1, 2]}, {"checkpoint": True}])
+def test_all_forecasters_can_be_stacked(cell, options):
+    alone = models(2, cell, **options)
+    assert stackable(alone, frames(1)[0], 1)
+    alone[1].cells[0].extra = 1.0
+    assert not stackable(alone, frames(1)[0], 1)
 
 
 def test_one_model_is_run_as_it_is():

@@ -95,6 +95,22 @@ def test_without_a_gradient_nothing_moves():
     assert torch.equal(still, before[0]) and torch.equal(zero, before[1]) and not torch.equal(moved, before[2])
 
 
+def test_a_closure_computes_the_gradients_and_its_loss_comes_back():
+    weights = [kernel((4, 4, 3, 3)) for _ in range(2)]
+    optimizers = [Muon([weight], 1e-2) for weight in weights]
+
+    def closure() -> torch.Tensor:
+        optimizers[0].zero_grad()
+        loss = weights[0].square().sum()
+        loss.backward()
+        return loss
+
+    expected = closure().item()
+    weights[1].grad, weights[0].grad = weights[0].grad, None
+    assert optimizers[0].step(closure).item() == expected and optimizers[1].step() is None
+    assert torch.equal(*weights) and not torch.equal(weights[0], kernel((4, 4, 3, 3)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
