@@ -1,21 +1,26 @@
 """What the README says is so: its example runs, its table is made from the numbers, its links lead somewhere."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 from helpers import ROOT
+from PIL import Image
 
 from minconv.artifact import readme
 from minconv.experiments import series
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ROAD, CELL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROAD, CLIPS, AHEAD, CELL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_examples_are_short():
-    assert all(sum(bool(line.strip()) for line in code.splitlines()) <= 10 for code in (ROAD, CELL))
+    assert all(sum(bool(line.strip()) for line in code.splitlines()) <= 10 for code in (ROAD, CLIPS, AHEAD, CELL))
 
 
 def test_a_cell_in_a_model_of_your_own():
@@ -58,6 +63,29 @@ def test_a_file_of_your_own(tmp_path, monkeypatch, one_thread):
     # half of an anomaly is that of the day before
     rmse = names["scores"].rmse.sel(variable="t").isel(seed=0, lead_time=0)
     assert rmse.sel(model="stack") < 0.9 * rmse.sel(model="climatology")
+
+
+@pytest.mark.slow
+def test_clips_of_your_own(tmp_path, monkeypatch, one_thread):
+    """A square that goes one cell to the right a frame, and another process that lets it go on."""
+    monkeypatch.chdir(tmp_path)
+    clips = np.zeros((36, 20, 1, 8, 8), np.uint8)
+    for number, clip in enumerate(clips):
+        for t, frame in enumerate(clip):
+            columns = (number % 8 + t + np.arange(3)) % 8
+            frame[0, number % 5 : number % 5 + 3, columns] = 255
+    np.save("clips.npy", clips)
+    exec(CLIPS, {})
+    assert "normalisation" in Path("clips_model", "config.json").read_text()
+    subprocess.run([sys.executable, "-c", AHEAD], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    with Image.open("ahead.gif") as gif:
+        assert gif.n_frames == 10 and gif.size == (8, 8)
+    with xr.open_dataset("ahead.nc") as found:
+        ahead = found.video.values
+    assert ahead.shape == (10, 1, 8, 8) and ahead.min() >= 0 and ahead.max() <= 255
+    error = np.abs(ahead - clips[-1, 10:]).mean()
+    still = np.abs(clips[-1, 9:10].astype(float) - clips[-1, 10:]).mean()
+    assert error < 0.5 * still
 
 
 def test_table_is_of_the_committed_numbers():
