@@ -9,8 +9,8 @@ import torch
 import xarray as xr
 from grids import make, write
 
+from minconv.data.cf import NEVER_WRITTEN
 from minconv.data.series import frames, open_series, read_series, write_series
-from minconv.data.valid import NEVER_WRITTEN
 
 
 def set_attributes(path: Path, variable: str, attributes: dict[str, object]) -> Path:
