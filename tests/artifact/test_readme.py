@@ -13,7 +13,11 @@ from helpers import ROOT
 from PIL import Image
 
 from minconv.artifact import readme
+from minconv.core.cells import CELLS
+from minconv.core.gates import GATINGS
 from minconv.experiments import series
+from minconv.models import MODELS
+from minconv.runtime.names import STYLE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROAD, CLIPS, AHEAD, CELL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -86,6 +90,22 @@ def test_clips_of_your_own(tmp_path, monkeypatch, one_thread):
     error = np.abs(ahead - clips[-1, 10:]).mean()
     still = np.abs(clips[-1, 9:10].astype(float) - clips[-1, 10:]).mean()
     assert error < 0.5 * still
+
+
+@pytest.mark.slow
+def test_one_of_each_outside_the_package(tmp_path, monkeypatch, one_thread):
+    """The page that says how to add a cell, a model, a data set; what it registers is taken back."""
+    monkeypatch.chdir(tmp_path)
+    page, names = (ROOT / "minconv" / "README.md").read_text(encoding="utf-8"), {}
+    try:
+        exec("".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
+    finally:
+        for registry, name in ((CELLS, "slowgru"), (MODELS, "slowgru"), (STYLE, "slowgru"), (GATINGS, "slow")):
+            registry.pop(name, None)
+    rmse = names["errors"].rmse.mean("time").squeeze()
+    assert rmse.model.values.tolist() == ["persistence", "advection", "slowgru"]
+    assert rmse.sel(model="advection") < 0.1 * rmse.sel(model="persistence")  # which it can be exactly
+    assert rmse.sel(model="slowgru") < 0.8 * rmse.sel(model="persistence")
 
 
 def test_table_is_of_the_committed_numbers():
