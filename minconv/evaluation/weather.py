@@ -19,6 +19,8 @@ def scores(
         predicted: a forecast over (init_time, lead_time, lat, lon), or a Dataset of such.
         truth: what came true, from :func:`verification`.
 
+    Cells that have no value at any time in ``truth``, as over land in a series of the sea, do not count.
+
     Returns:
         ``rmse`` (root of the mean square over starts and the area-weighted grid), ``bias`` (mean of forecast minus
         truth) and ``acc`` over (lead_time): for each start the correlation of the anomalies from the climatology,
@@ -34,6 +36,10 @@ def scores(
     _same_cases(predicted, truth)
     same_grid(climatology, truth)
     weights = xr.DataArray(area_weights(predicted.lat.values), {"lat": predicted.lat}, ("lat",))
+    there = truth.notnull().any(("init_time", "lead_time"))
+    if not there.all():
+        weights = weights * there
+        weights = weights / weights.mean(("lat", "lon"))
     normal = climatology.at(truth.valid_time)
     space = ("lat", "lon")
 
@@ -44,8 +50,8 @@ def scores(
         return mean(weights * x * y, space)
 
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite, or beyond float32, shows in the scores
-        error = (predicted - truth).astype(np.float64)
-        a, b = (predicted - normal).astype(np.float64), (truth - normal).astype(np.float64)
+        differences = (predicted - truth, predicted - normal, truth - normal)
+        error, a, b = (found.astype(np.float64).where(there, 0.0) for found in differences)
         power = np.sqrt(product(a, a) * product(b, b))
         none = (power <= 1e-9 * product(b, b)) & np.isfinite(power)  # no anomaly
         correlation = xr.where(none, 0.0, product(a, b) / power.where(power > 0, 1))
@@ -54,7 +60,7 @@ def scores(
             "rmse": (np.sqrt(mean(product(error, error), ["init_time"])), "RMSE", units),
             "acc": (mean(correlation, ["init_time"]), "anomaly correlation", "1"),
             "bias": (mean(weights * error, ["init_time", *space]), "mean error", units),
-            "zonal_rmse": (np.sqrt(mean(error**2, ["init_time", "lon"])), "RMSE", units),
+            "zonal_rmse": (np.sqrt(mean(error**2, ["init_time", "lon"]) / there.mean("lon")), "RMSE", units),
             "mse": (product(error, error), "mean square error", f"({units})2"),
         }
     variables = {

@@ -25,6 +25,7 @@ from minconv.runtime import processes
 from minconv.runtime.checks import choice
 from minconv.runtime.device import pick_device
 from minconv.training import Run, Training, fit_all, load_weights, read_log, restore
+from minconv.training.loop import Loss
 
 Entry = tuple[str, int | None, Forecaster]  # a seed of None: of a baseline, which has none
 
@@ -56,6 +57,7 @@ class Task(Protocol):
 
     train: Tensor  # trajectories [N, T, C, H, W] on the device, as the models see them
     validation: Tensor
+    loss: Loss | None  # None: the mean square error
 
     @property
     def baselines(self) -> Mapping[str, Forecaster]:
@@ -114,7 +116,8 @@ class Experiment:
         """Trains every model and seed of some settings, by default of all, or what is left of it."""
         wanted = [self.runs(setting, precision) for setting in settings or self.settings]
         chosen = [run for runs in wanted for model in models or runs for run in runs[model]]
-        fit_all(chosen, self.task.train, self.task.validation, device=self.device, precision=precision)
+        options = {"device": self.device, "precision": precision, "loss": self.task.loss}
+        fit_all(chosen, self.task.train, self.task.validation, **options)
 
     def logs(self, setting: str | None = None, precision: str = "32-true") -> dict[str, list[dict[str, float]]]:
         """By model, the rows of its seeds' logs; of models that are trained."""

@@ -7,7 +7,7 @@ scores = study.evaluate()
 week = study.forecast(series.isel(time=slice(-20, None)), steps=7)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 import xarray as xr
 
 from minconv.data.grid import Field, cell_edges, goes_round
+from minconv.data.mask import Mask
 from minconv.evaluation.combine import Combination, stacked
 from minconv.evaluation.forecast import DAY, as_array, forecast, frame_step, init_times
 from minconv.experiments.experiment import Entry, Experiment, Setting, Task
@@ -64,7 +65,8 @@ class SeriesExperiment(Experiment):
         Raises:
             TypeError, ValueError: no such series, or more steps than the stack has weights for.
         """
-        return forecast(self.stack, history, steps)
+        mask = self.task.mask
+        return self.task.shown(forecast(self.stack, mask.fill(history) if mask else history, steps))
 
 
 def series_experiment(
@@ -78,10 +80,15 @@ def series_experiment(
     seeds: Iterable[int] = (1, 2, 3),
     days: float = 7,
     training: Training | None = None,
+    weights: Mapping[str, float] | None = None,
+    by_area: bool = False,
     device: str = "auto",
     **options: Any,
 ) -> SeriesExperiment:
     """Models of a series, trained on anomalies from its climatology and verified beside the simple baselines.
+
+    Cells that have no value at any time, as over land in a series of the sea, count neither in the loss nor in scores,
+    and have none in forecasts.
 
     Args:
         series: over (time, lat, lon), or a Dataset of several variables, from ``minconv.data.open_series``.
@@ -92,6 +99,8 @@ def series_experiment(
         days: of a forecast; ridge regression is among the baselines where its map from cells to cells fits
             1 GiB and the record is six times as long.
         training: how to train; by default few updates and noisy inputs, for records of some thousand frames.
+        weights: of variables in the loss, such as {"z": 2}; by default all count alike.
+        by_area: whether cells count by their area in the loss, as they do in scores.
         device: ``auto``, ``cpu`` or ``cuda``.
         options: of the models, see ``minconv.Forecaster``; by default three dilated layers that predict increments, at
             the sizes of the paper's for geopotential, padded as the grid is: around the globe, or the edge goes on.
@@ -103,6 +112,8 @@ def series_experiment(
     periods = {"train": train, "validation": validation, "test": test}
     given = training or replace(SMALL, horizon=min(12, steps - 1))
     parts = split(series, periods, 2 * (given.context + given.horizon))
+    if mask := Mask.of(parts["train"]):
+        parts = {name: mask.fill(part) for name, part in parts.items()}
     if training is None:
         windows = parts["train"].sizes["time"] // (given.context + given.horizon) - 1
         batch = min(given.batch, windows)
@@ -118,7 +129,7 @@ def series_experiment(
         small, long = 2 * steps * field[0].size ** 2 <= LARGEST, parts["train"].sizes["time"] >= 6 * (steps + 1)
         ridge = 2 if small and long else 0
         window = given.context + given.horizon
-        return Series(parts, window, given.context, EVERY, True, on, days, ridge)
+        return Series(parts, window, given.context, EVERY, True, on, days, ridge, weights, by_area, mask)
 
     setting = Setting(given, builds, tuple(seeds), options)
     return SeriesExperiment("series", Path(folder), {"recipe": setting}, load, device)

@@ -9,7 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from minconv.data.grid import Field, coarsen
+from minconv.data.grid import Field, area_weights, coarsen
+from minconv.data.mask import Mask
 from minconv.data.series import frames
 from minconv.data.windows import pieces
 from minconv.evaluation.baselines import YEAR, Climatology, DampedPersistence, RidgeRegression, persistence
@@ -18,6 +19,7 @@ from minconv.evaluation.forecast import (
     DAY,
     Forecaster,
     Scaled,
+    as_array,
     forecasts,
     frame_step,
     init_times,
@@ -25,6 +27,8 @@ from minconv.evaluation.forecast import (
     verification,
 )
 from minconv.evaluation.weather import scores
+from minconv.training.loop import Loss
+from minconv.training.loss import WeightedSquare
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Trajectories:
         context: teacher-forced frames of a test forecast; the rest is closed loop.
         units: of the frames.
         measure: what is computed of a rollout, see ``errors.evaluate``.
+        loss: of a training, see ``minconv.training.fit``.
     """
 
     train: Tensor
@@ -44,6 +49,7 @@ class Trajectories:
     context: int
     units: str = "1"
     measure: Callable[..., xr.Dataset] = evaluate
+    loss: Loss | None = None
 
     @property
     def baselines(self) -> dict[str, Forecaster]:
@@ -71,6 +77,9 @@ class Series:
         device: of the models.
         days: of a test forecast.
         ridge: frames that a ridge regression among the baselines sees; 0: there is none.
+        weights: of the variables in the loss, if they differ.
+        by_area: whether cells count by their area in the loss, as they do in scores.
+        mask: where the series has values, if not everywhere; the parts are filled.
     """
 
     parts: Mapping[str, xr.DataArray | xr.Dataset]
@@ -81,6 +90,9 @@ class Series:
     device: torch.device | str = "cpu"
     days: float = 7
     ridge: int = 2
+    weights: Mapping[str, float] | None = None
+    by_area: bool = False
+    mask: Mask | None = None
 
     @cached_property
     def climatology(self) -> Climatology:
@@ -98,8 +110,31 @@ class Series:
 
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
-        values = self.frames("train").double().transpose(0, 1).flatten(1)
-        return values.mean(1).squeeze(), values.std(1).squeeze()  # of one series numbers, which keep float32
+        values = self.frames("train").double().transpose(0, 1)  # [C, T, H, W]
+        there = self._there.unsqueeze(1).expand(values.shape)
+        found = [one[given].flatten() for one, given in zip(values, there, strict=True)]
+        mean, std = (torch.stack(numbers) for numbers in zip(*((x.mean(), x.std()) for x in found), strict=True))
+        return mean.squeeze(), std.squeeze()  # of one series numbers, which keep float32
+
+    @cached_property
+    def _there(self) -> Tensor:
+        """Where frames have values, [C, H, W]."""
+        if self.mask is None:
+            return torch.ones_like(self.frames("train")[0], dtype=torch.bool)
+        return torch.from_numpy(as_array(self.mask.there).values).reshape(self.frames("train").shape[1:])
+
+    @cached_property
+    def loss(self) -> WeightedSquare | None:
+        """The square error by area, variable and mask, where these count."""
+        if not (self.weights or self.by_area or self.mask):
+            return None
+        train = self.parts["train"]
+        names = list(train.data_vars) if isinstance(train, xr.Dataset) else [train.name]
+        variables = torch.tensor([float((self.weights or {}).get(name, 1)) for name in names])
+        area = (
+            torch.from_numpy(area_weights(train.lat.values)).float() if self.by_area else torch.ones(train.sizes["lat"])
+        )
+        return WeightedSquare(variables[:, None, None] * area[:, None] * self._there)
 
     def forecaster(self, model: nn.Module) -> Scaled:
         base = self.climatology if self.anomalies else None
@@ -130,7 +165,7 @@ class Series:
     @cached_property
     def truth(self) -> xr.DataArray | xr.Dataset:
         """What test forecasts are compared with."""
-        return verification(self.parts["test"], self.starts, self.steps)
+        return self.shown(verification(self.parts["test"], self.starts, self.steps))
 
     @cached_property
     def baselines(self) -> dict[str, Forecaster]:
@@ -142,7 +177,11 @@ class Series:
     def forecasts(self, forecaster: Forecaster, starts: xr.DataArray | None = None) -> xr.DataArray | xr.Dataset:
         """From each of the test forecasts' starts, or from some of them."""
         starts = self.starts if starts is None else starts
-        return forecasts(forecaster, self.parts["test"], starts, self.context, self.steps)
+        return self.shown(forecasts(forecaster, self.parts["test"], starts, self.context, self.steps))
+
+    def shown(self, field: Field) -> Field:
+        """Without what stands in for values where the series has none."""
+        return self.mask.hide(field) if self.mask else field
 
     def errors(self, forecaster: Forecaster) -> xr.Dataset:
         return scores(self.forecasts(forecaster), self.truth, self.climatology)

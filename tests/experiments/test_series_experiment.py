@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
-from minconv.evaluation import forecast
+from minconv.data.grid import area_weights
+from minconv.evaluation import Climatology, forecast
 from minconv.experiments import series_experiment
 from minconv.training import Training
 
@@ -71,6 +73,54 @@ def test_trained_verified_and_forecast(study):
     np.testing.assert_allclose(again.z[0], found.z[-1], rtol=1e-5)
     with pytest.raises(ValueError, match="horizon must be below the 7 leads"):
         study.forecast(history, steps=8)
+
+
+@pytest.mark.slow
+def test_a_series_of_the_sea_alone(tmp_path):
+    """Land counts nowhere: not in means and deviations, the loss, scores or forecasts, whatever stands there."""
+    whole = waves()
+    land = (whole.lon > 200) & (whole.lat > 0)
+    sea = whole.where(~land)
+    arguments = {**PERIODS, "models": ["minconvlstm"], "seeds": (1,), "training": SHORT, "hidden": 8}
+    study = series_experiment(sea, tmp_path / "sea", **arguments, weights={"z": 3}, by_area=True)
+    task = study.task
+    std = task._scale[1]
+    anomalies = sea - Climatology(whole).at(sea.time).to_dataset("variable")
+    expected = anomalies.sel(time=slice(*PERIODS["train"]))
+    np.testing.assert_allclose(std, [float(expected.z.std()), float(expected.t.std())], rtol=1e-3)
+    weights = task.loss.weights
+    assert (weights[:, torch.from_numpy(land.transpose("lat", "lon").values)] == 0).all()
+    assert weights.mean() == pytest.approx(1)
+    np.testing.assert_allclose(weights[0, 0, 0] / weights[1, 0, 0], 3)
+    area = area_weights(whole.lat)
+    np.testing.assert_allclose(weights[0, 1, 0] / weights[0, 0, 0], area[1] / area[0])
+    study.train()
+    scored = study.evaluate().rmse.isel(seed=0)
+    full = scores_of(whole.where(~land).fillna(0), task, land)
+    np.testing.assert_allclose(scored.sel(model="persistence").transpose("lead_time", "variable"), full, rtol=1e-5)
+    week = study.forecast(sea.isel(time=slice(-20, None)), steps=7)
+    assert week.z.isnull().equals((week.z * 0).isnull()) and (week.z.isnull() == land).all() and week.t.units == "K"
+    with pytest.raises(ValueError, match="values in the same cells at all times"):
+        study.forecast(whole.isel(time=slice(-20, None)), steps=7)
+    with pytest.raises(
+        ValueError, match="z must have values at all times or at none in each cell; 1 cells have them at"
+    ):
+        gap = sea.copy(deep=True)
+        gap.z[3, 0, 0] = np.nan
+        series_experiment(gap, tmp_path / "gap", **arguments)
+
+
+def scores_of(filled: xr.Dataset, task, land: xr.DataArray) -> np.ndarray:
+    """The RMSE of persistence over the sea, by hand, [lead, variable]."""
+    area = xr.DataArray(area_weights(filled.lat), {"lat": filled.lat}).where(~land, 0)
+    rows = []
+    for lead in range(1, task.steps + 1):
+        before = filled.sel(time=task.starts)
+        after = filled.sel(time=task.starts + np.timedelta64(lead, "D"))
+        square = [(after[name].values - before[name].values) ** 2 for name in filled]
+        weights = area.transpose("lat", "lon").values
+        rows.append([np.sqrt((one * weights).sum((1, 2)).mean() / weights.sum()) for one in square])
+    return np.array(rows)
 
 
 @pytest.mark.parametrize(
