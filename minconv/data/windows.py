@@ -118,9 +118,12 @@ class Windows:
         batch: windows a step, for each seed.
         noise: standard deviation of the Gaussian noise on the inputs.
         seeds: one for each of the S models.
+        known: how many of the channels, the last, have no noise, as they are known and not forecast.
     """
 
-    def __init__(self, trajectories: Tensor, length: int, batch: int, noise: float, seeds: Sequence[int]):
+    def __init__(
+        self, trajectories: Tensor, length: int, batch: int, noise: float, seeds: Sequence[int], known: int = 0
+    ):
         check_trajectories(trajectories, whole("length", length, 1) + 1)
         samples = trajectories.shape[0]
         if whole("batch", batch, 1) > samples:
@@ -128,7 +131,7 @@ class Windows:
         if not isinstance(seeds, Sequence) or not seeds:
             raise TypeError(f"seeds must be a sequence of one or more whole numbers; got {seeds!r}")
         self.trajectories, self.batch, self.seeds = trajectories, batch, [whole("seeds", seed) for seed in seeds]
-        self.noise = positive("noise", noise, zero=True)
+        self.noise, self.known = positive("noise", noise, zero=True), whole("known", known)
         self.steps = samples // batch
         self.span = torch.arange(length + 1, device=trajectories.device)
 
@@ -156,5 +159,7 @@ class Windows:
             drawn = torch.empty_like(inputs, memory_format=torch.contiguous_format)
             for row, draw in zip(drawn, self.noises, strict=True):
                 row.normal_(0, self.noise, generator=draw)
+            if self.known:
+                drawn[:, :, :, -self.known :] = 0
             inputs = drawn.add_(inputs)
         return inputs, targets

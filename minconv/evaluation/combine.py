@@ -15,7 +15,7 @@ class Combination:
     """A weighted mean of forecasts, by default with equal weights.
 
     Args:
-        members: forecasters, of frames or all of anomalies from one climatology.
+        members: forecasters, of frames or all of anomalies from one climatology; if some see known channels, the same.
         weights: [members, leads, C], of each member's forecast at each lead.
 
     Raises:
@@ -30,6 +30,7 @@ class Combination:
                 f"members must be one or more with one climatology; got {len(self.members)} with {len(climatologies)}"
             )
         self.climatology = next(iter(climatologies.values()), None)
+        self.forcing = next((found for member in members if (found := getattr(member, "forcing", None))), None)
         if weights is not None and (np.ndim(weights) != 3 or len(weights) != len(self.members)):
             raise ValueError(f"weights must be [{len(self.members)}, leads, C]; got {list(np.shape(weights))}")
         self.weights = weights
@@ -43,13 +44,17 @@ class Combination:
 
         Raises ValueError where ``horizon`` + 1 is beyond the leads that have weights.
         """
+        seen = frames  # by members that have no known channels
+        if self.forcing is not None:
+            seen = frames[:, : frames.shape[1] - horizon, : frames.shape[2] - self.forcing.count]
+        found = [member(frames if getattr(member, "forcing", None) else seen, horizon) for member in self.members]
         if self.weights is None:
-            return torch.stack([member(frames, horizon) for member in self.members]).mean(0)
+            return torch.stack(found).mean(0)
         if horizon >= self.weights.shape[1]:
             raise ValueError(f"horizon must be below the {self.weights.shape[1]} leads with weights; got {horizon}")
-        lead = (torch.arange(frames.shape[1] + horizon) - frames.shape[1] + 1).clamp(min=0)
+        lead = (torch.arange(seen.shape[1] + horizon) - seen.shape[1] + 1).clamp(min=0)
         weights = torch.as_tensor(self.weights)[:, lead, :, None, None].to(frames)
-        return sum(weight * member(frames, horizon) for weight, member in zip(weights, self.members, strict=True))
+        return sum(weight * one for weight, one in zip(weights, found, strict=True))
 
 
 def _parameters(member: Forecaster):

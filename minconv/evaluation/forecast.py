@@ -3,7 +3,8 @@
 A forecaster is called as ``forecaster(frames, horizon)`` with frames [B, T, C, H, W] in the units of the data, and
 gives [B, T + horizon, C, H, W]: output t predicts frame t + 1, the last ``horizon`` from its own predictions. One whose
 frames are anomalies says from what, by an attribute ``climatology``: this is taken from a series, and added to its
-forecast.
+forecast. One that also sees channels known in the future has them by an attribute ``forcing``, and is given frames
+[B, T + horizon, C + K, H, W] instead.
 
 A series is a DataArray over (time, lat, lon) in the convention of :mod:`minconv.data.series`, or a Dataset of several
 variables, which are the channels of the frames. A forecast of it is one too, with dims (init_time, lead_time, lat,
@@ -105,7 +106,7 @@ def forecasts(
     step, last = frame_step(series), positions(series, init_times, whole("context", context, 1))
     whole("steps", steps, 1)
     forecaster, field = in_units(forecaster), as_array(series)
-    climatology = getattr(forecaster, "climatology", None)
+    climatology, forcing = (getattr(forecaster, name, None) for name in ("climatology", "forcing"))
     if climatology is not None:
         same_grid(climatology, field)
     values = field.values if climatology is None else field.values - climatology.at(field.time).values
@@ -117,8 +118,11 @@ def forecasts(
         frames = torch.from_numpy(values[histories].astype(values.dtype.newbyteorder("="), copy=False))
         if not frames.isfinite().all():
             raise ValueError("series must have no missing values where forecasts start; got nan or inf")
-        predicted = forecaster(frames.to(on), steps - 1)
         expected = [len(frames), context + steps - 1, *frames.shape[2:]]
+        if forcing is not None:
+            moments = _later(field.time.values[last[start : start + batch]], step * np.arange(1 - context, steps))
+            frames = with_known(frames, torch.from_numpy(forcing.at(xr.DataArray(moments, dims=DIMS[:2]))))
+        predicted = forecaster(frames.to(on), steps - 1)
         if list(predicted.shape) != expected:
             raise ValueError(f"model must return frames of shape {expected}; got {list(predicted.shape)}")
         rows.append(predicted[:, context - 1 :].to("cpu", frames.dtype).numpy())
@@ -126,6 +130,12 @@ def forecasts(
     if climatology is not None:
         found = found.copy(data=found.values + climatology.at(found.valid_time).values)
     return as_given(found, series)
+
+
+def with_known(frames: Tensor, known: Tensor) -> Tensor:
+    """Frames [B, T, C, H, W] and known channels [B, T', K, H, W] of T' >= T as one tensor [B, T', C + K, H, W]."""
+    ahead = known.shape[1] - frames.shape[1]
+    return torch.cat([nn.functional.pad(frames, (0,) * 7 + (ahead,)), known.to(frames)], dim=2)
 
 
 def in_units(forecaster: Forecaster) -> Forecaster:
@@ -142,11 +152,12 @@ class Scaled(nn.Module):
         mean, std: numbers, one for each channel, or arrays that broadcast to a frame [C, H, W]: normalised frames are
             (frames - mean) / std.
         climatology: what the frames are anomalies from, if they are.
+        forcing: the known channels that the model sees as well, a ``minconv.data.forcing.Forcing``.
     """
 
-    def __init__(self, model: nn.Module, mean: Any, std: Any, climatology: Any = None):
+    def __init__(self, model: nn.Module, mean: Any, std: Any, climatology: Any = None, forcing: Any = None):
         super().__init__()
-        self.model, self.climatology = model, climatology
+        self.model, self.climatology, self.forcing = model, climatology, forcing
         for name, value in (("mean", mean), ("std", std)):
             value = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value), dtype=torch.float64)
             self.register_buffer(name, value[:, None, None] if value.dim() == 1 else value)
@@ -159,7 +170,12 @@ class Scaled(nn.Module):
 
     def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
         """Frames [B, T, C, H, W] -> predictions [B, T + horizon, C, H, W], both in the series' units."""
-        return (self.model(self.normalise(frames), horizon) * self.std + self.mean).to(frames.dtype)
+        if self.forcing is not None:
+            frames, known = frames.tensor_split([frames.shape[2] - self.forcing.count], dim=2)
+            seen = torch.cat([self.normalise(frames), known], dim=2)
+        else:
+            seen = self.normalise(frames)
+        return (self.model(seen, horizon) * self.std + self.mean).to(frames.dtype)
 
 
 def init_times(series: Field, context: int, steps: int, every: Sequence[int] = (3, 4)) -> xr.DataArray:

@@ -7,7 +7,7 @@ scores = study.evaluate()
 week = study.forecast(series.isel(time=slice(-20, None)), steps=7)
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import xarray as xr
 
+from minconv.data.forcing import Forcing
 from minconv.data.grid import Field, cell_edges, goes_round
 from minconv.data.mask import Mask
 from minconv.evaluation.combine import Combination, stacked
@@ -82,6 +83,7 @@ def series_experiment(
     training: Training | None = None,
     weights: Mapping[str, float] | None = None,
     by_area: bool = False,
+    known: Sequence[str | xr.DataArray] = (),
     device: str = "auto",
     **options: Any,
 ) -> SeriesExperiment:
@@ -101,6 +103,8 @@ def series_experiment(
         training: how to train; by default few updates and noisy inputs, for records of some thousand frames.
         weights: of variables in the loss, such as {"z": 2}; by default all count alike.
         by_area: whether cells count by their area in the loss, as they do in scores.
+        known: what models see besides, of the days to come as well: ``insolation`` and ``season``, which date and place
+            tell, and fields over (lat, lon) that do not change, such as orography; see ``minconv.data.forcing``.
         device: ``auto``, ``cpu`` or ``cuda``.
         options: of the models, see ``minconv.Forecaster``; by default three dilated layers that predict increments, at
             the sizes of the paper's for geopotential, padded as the grid is: around the globe, or the edge goes on.
@@ -119,6 +123,8 @@ def series_experiment(
         batch = min(given.batch, windows)
         given = replace(given, batch=batch, epochs=max(1, round(UPDATES * batch / windows)))
     fixed = {"size": field.shape[-2:], "channels": len(series.data_vars) if isinstance(series, xr.Dataset) else 1}
+    forcing = Forcing(field, known) if len(known) else None
+    fixed |= {"known": forcing.count} if forcing else {}
     options = SHAPE | {"padding": _padding(field)} | options | fixed
     builds = {}
     for name in models:
@@ -129,7 +135,7 @@ def series_experiment(
         small, long = 2 * steps * field[0].size ** 2 <= LARGEST, parts["train"].sizes["time"] >= 6 * (steps + 1)
         ridge = 2 if small and long else 0
         window = given.context + given.horizon
-        return Series(parts, window, given.context, EVERY, True, on, days, ridge, weights, by_area, mask)
+        return Series(parts, window, given.context, EVERY, True, on, days, ridge, weights, by_area, mask, forcing)
 
     setting = Setting(given, builds, tuple(seeds), options)
     return SeriesExperiment("series", Path(folder), {"recipe": setting}, load, device)

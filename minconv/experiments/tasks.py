@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from minconv.data.forcing import Forcing
 from minconv.data.grid import Field, area_weights, coarsen
 from minconv.data.mask import Mask
 from minconv.data.series import frames
@@ -80,6 +81,7 @@ class Series:
         weights: of the variables in the loss, if they differ.
         by_area: whether cells count by their area in the loss, as they do in scores.
         mask: where the series has values, if not everywhere; the parts are filled.
+        forcing: channels that models see besides and do not predict, of the frames to come as well.
     """
 
     parts: Mapping[str, xr.DataArray | xr.Dataset]
@@ -93,6 +95,7 @@ class Series:
     weights: Mapping[str, float] | None = None
     by_area: bool = False
     mask: Mask | None = None
+    forcing: Forcing | None = None
 
     @cached_property
     def climatology(self) -> Climatology:
@@ -138,11 +141,13 @@ class Series:
 
     def forecaster(self, model: nn.Module) -> Scaled:
         base = self.climatology if self.anomalies else None
-        return Scaled(model, *self._scale, base).to(self.device)
+        return Scaled(model, *self._scale, base, self.forcing).to(self.device)
 
     def _trajectories(self, part: str) -> Tensor:
-        normalise = Scaled(nn.Identity(), *self._scale).normalise
-        return pieces(normalise(self.frames(part)), self.window).to(self.device)
+        found = Scaled(nn.Identity(), *self._scale).normalise(self.frames(part))
+        if self.forcing is not None:
+            found = torch.cat([found, torch.from_numpy(self.forcing.at(self.parts[part].time))], dim=1)
+        return pieces(found, self.window).to(self.device)
 
     @cached_property
     def train(self) -> Tensor:

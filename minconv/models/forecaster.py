@@ -30,6 +30,8 @@ class Forecaster(Pretrained):
             (``frame``), which keeps their sizes relative to each other; or over C at each place (``channels``).
         increment: predict what is added to each frame, x_{t+1} = x_t + decoder(...). The norm takes the mean of a frame
             away, so a model of frames cannot know it; one of increments need not.
+        known: channels K that are known in the future and not predicted, such as orography or sunlight: the last of a
+            frame's C + K.
         checkpoint: keep nothing of a cell but its input for the gradient, and run the cell again: memory for time, for
             long sequences. Without effect on models stacked by ``torch.vmap``.
         options: further arguments of the cell, such as ``kernel_size`` or ``backend``.
@@ -50,6 +52,7 @@ class Forecaster(Pretrained):
         norm: str = "plane",
         increment: bool = False,
         checkpoint: bool = False,
+        known: int = 0,
         **options: Any,
     ):
         super().__init__()
@@ -58,7 +61,7 @@ class Forecaster(Pretrained):
                 raise TypeError(f"{name} must be True or False; got {value!r}")
         self.increment, self.checkpoint = increment, checkpoint
         kind = cell_class(cell)
-        self.channels = whole("channels", channels, 1)
+        self.channels, self.known = whole("channels", channels, 1), whole("known", known)
         whole("hidden", hidden, 1)
         whole("layers", layers, 1)
         dilations = [dilation] * layers if isinstance(dilation, int) else dilation
@@ -80,8 +83,9 @@ class Forecaster(Pretrained):
             "norm": norm,
             "increment": increment,
             "checkpoint": checkpoint,
+            "known": known,
         }
-        self.encoder = nn.Conv2d(channels, hidden, 1)
+        self.encoder = nn.Conv2d(channels + known, hidden, 1)
         self.cells = nn.ModuleList(
             kind(hidden, hidden, padding=padding, dilation=dilation, **options) for dilation in dilations
         )
@@ -92,22 +96,37 @@ class Forecaster(Pretrained):
         """Teacher forcing on all frames in one pass, then a closed loop that feeds each prediction back.
 
         Args:
-            frames: [B, T, C, H, W].
+            frames: [B, T, C, H, W]; with known channels [B, T + horizon, C + K, H, W], of whose last ``horizon`` frames
+                these alone are used.
             horizon: number of closed-loop steps after the T teacher-forced ones.
 
         Returns:
             [B, T + horizon, C, H, W]; output t predicts frame t + 1.
         """
         whole("horizon", horizon, 0)
+        frames, ahead = self._ahead(frames, horizon)
         prediction, states = self.advance(frames)
         predictions = [prediction]
-        for _ in range(horizon):
-            prediction, states = self.advance(prediction[:, -1:], states)
+        for step in range(horizon):
+            last = prediction[:, -1:]
+            if ahead is not None:
+                last = torch.cat([last, ahead[:, step : step + 1]], dim=2)
+            prediction, states = self.advance(last, states)
             predictions.append(prediction)
         return torch.cat(predictions, dim=1)
 
+    def _ahead(self, frames: Tensor, horizon: int) -> tuple[Tensor, Tensor | None]:
+        """The T frames seen, and the known channels [B, horizon, K, H, W] of those to come."""
+        if not self.known:
+            return frames, None
+        if frames.dim() != 5 or frames.shape[1] <= horizon:
+            wanted = f"[B, T + {horizon}, C + {self.known}, H, W], as known channels are of frames to come as well"
+            raise ValueError(f"frames must be {wanted}; got {list(frames.shape)}")
+        seen = frames.shape[1] - horizon
+        return frames[:, :seen], frames[:, seen:, self.channels :]
+
     def advance(self, frames: Tensor, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
-        """Predictions [B, T, C, H, W] for frames [B, T, C, H, W], and the states of all layers after them.
+        """Predictions [B, T, C, H, W] for frames [B, T, C + K, H, W], and the states of all layers after them.
 
         Passing the states on continues the sequence: two halves give what the whole gives.
         """
@@ -128,7 +147,7 @@ class Forecaster(Pretrained):
             x = norm(x, y)
             after.append(state)
         prediction = on_frames(self.decoder, x)
-        return frames + prediction if self.increment else prediction, after
+        return frames[:, :, : self.channels] + prediction if self.increment else prediction, after
 
     def extra_repr(self) -> str:
         return "increment=True" if self.increment else ""
@@ -136,8 +155,8 @@ class Forecaster(Pretrained):
     def _check(self, frames: Tensor) -> None:
         weight = self.encoder.weight
         check_dtype("frames", frames, weight)
-        if frames.dim() != 5 or frames.shape[1] == 0 or frames.shape[2:] != (self.channels, *self.size):
-            expected = ", ".join(map(str, (self.channels, *self.size)))
+        if frames.dim() != 5 or frames.shape[1] == 0 or frames.shape[2:] != (self.channels + self.known, *self.size):
+            expected = ", ".join(map(str, (self.channels + self.known, *self.size)))
             raise ValueError(f"frames must be [B, T >= 1, {expected}]; got {list(frames.shape)}")
         if frames.device != weight.device:
             raise ValueError(f"frames must be on {weight.device} like the weights; got {frames.device}")

@@ -59,7 +59,7 @@ class Pretrained(nn.Module):
 
         Args:
             frames: what was seen, [B, T, C, H, W] or [T, C, H, W] of one sequence; a tensor on any device, or an array,
-                of any real numbers.
+                of any real numbers. With known channels [..., T + steps - 1, C + K, H, W], see ``Forecaster.forward``.
             steps: how many frames to forecast.
 
         Returns:
@@ -82,7 +82,9 @@ class Pretrained(nn.Module):
         mean, std = self._units(seen.device)
         modes = [(module, module.training) for module in self.modules()]
         try:
-            predicted = self.eval()(((seen - mean) / std).to(weight.dtype), steps - 1)[:, -steps:]
+            seen, known = seen.tensor_split([seen.shape[2] - getattr(self, "known", 0)], dim=2)
+            seen = torch.cat([(seen - mean) / std, known], dim=2).to(weight.dtype)
+            predicted = self.eval()(seen, steps - 1)[:, -steps:]
         finally:
             for module, mode in modes:
                 module.training = mode

@@ -46,6 +46,7 @@ class Ensemble(nn.Module):
         if len({id(model) for model in models}) < len(models):
             raise ValueError(f"models must be {len(models)} different ones; got one of them twice")
         self.size, self.seeds, self.place = len(models), seeds, (0, 0, 0)
+        self.known = getattr(models[0], "known", 0)
         self.is_stacked = stack and self.size > 1
         if self.is_stacked:
             self.model = _stacked(models)

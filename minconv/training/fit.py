@@ -71,7 +71,8 @@ def fit(
 
     Args:
         model: a model, or a Run, whose models are left in its folder only.
-        train, validation: tensors or arrays [N, T, C, H, W] of any real numbers; T at least context + horizon + 1.
+        train, validation: tensors or arrays [N, T, C, H, W] of any real numbers; T at least context + horizon + 1. The
+            last channels are known ones, if the model has some (``known``), and have neither noise nor normalisation.
         folder, settings: of the run of a model, which needs a folder.
         seed: of the windows and noise that a model is trained with, and of what it draws, as dropout does.
         normalise: train a model on (frames - mean) / std of each channel of ``train``, and give it both by
@@ -133,9 +134,10 @@ def _train(
     length = settings.context + settings.horizon
     if settings.batch % fabric.world_size:
         raise ValueError(f"batch must be a multiple of the {fabric.world_size} processes; got {settings.batch}")
-    windows = Windows(data["train"], length, settings.batch, settings.noise, seeds)
     with DRAWING:  # as most do who build a model
         models = [_checked(run.build(seed)) for seed in seeds]
+    known = getattr(models[0], "known", 0)
+    windows = Windows(data["train"], length, settings.batch, settings.noise, seeds, known)
     about = {
         "settings": asdict(settings),
         "seeds": seeds,
@@ -158,7 +160,8 @@ def _train(
         if header["epoch"] >= settings.epochs:
             return False
         models = [model.to(fabric.device, windows.trajectories.dtype) for model in models]
-        is_stack = len(models) > 1 and stackable(models, data["train"][:1, : settings.context], settings.horizon)
+        seen = length if known else settings.context
+        is_stack = len(models) > 1 and stackable(models, data["train"][:1, :seen], settings.horizon)
         state = State(Ensemble(models, is_stack, seeds), seeds, settings)
         try:
             if tensors:
@@ -210,9 +213,10 @@ def _normalisation(model: nn.Module, data: dict[str, Tensor]) -> dict[str, list[
         )
     mean, std = channel_statistics(data["train"])
     channels = getattr(model, "channels", len(std))
+    mean, std = mean[:channels], std[:channels]
     for name, values in data.items():
-        if values.shape[2] != channels:
-            raise ValueError(f"{name} must have {channels} channels, as the model has; got {values.shape[2]}")
+        if values.shape[2] != (found := channels + getattr(model, "known", 0)):
+            raise ValueError(f"{name} must have {found} channels, as the model has; got {values.shape[2]}")
     if constant := [channel for channel, value in enumerate(std) if not value]:
         raise ValueError(
             f"train must not be constant where it is normalised; its channels {constant} are. Leave them out, or "
@@ -229,7 +233,9 @@ def _used(
 ) -> dict[str, Tensor]:
     """The data as models see them; with a warning, if they are not normalised though they should be."""
     if normalisation:
-        data = {name: normalised(values, **normalisation, dtype=dtype) for name, values in data.items()}
+        known = data["train"].shape[2] - len(normalisation["mean"])  # which are used as they are
+        mean, std = normalisation["mean"] + [0.0] * known, normalisation["std"] + [1.0] * known
+        data = {name: normalised(values, mean, std, dtype) for name, values in data.items()}
     else:
         std = channel_statistics(data["train"])[1]
         if any(value and not USUAL[0] <= value <= USUAL[1] for value in std):

@@ -121,7 +121,9 @@ def train_epochs(
 
 def _losses(model: nn.Module, inputs: Tensor, targets: Tensor, settings: Training, loss: Loss | None) -> Tensor:
     """The loss, by default mean square error, of each of S seeds [S], whose windows are [S, B, T, C, H, W]."""
-    prediction = model(inputs[:, :, : settings.context], settings.horizon)
+    if known := model.known:  # those of frames to come are, too
+        targets = targets[:, :, :, :-known]
+    prediction = model(inputs if known else inputs[:, :, : settings.context], settings.horizon)
     if prediction.shape != targets.shape:
         wanted, found = list(targets.shape[1:]), list(prediction.shape[1:])
         raise ValueError(f"model must return frames of shape {wanted}, horizon included; got {found}")

@@ -76,6 +76,36 @@ def test_trained_verified_and_forecast(study):
 
 
 @pytest.mark.slow
+def test_what_is_known_of_the_days_to_come(tmp_path):
+    """Fields that do not change, the season and sunlight reach the models, those of frames to come as well."""
+    whole = waves()
+    values = np.random.default_rng(0).normal(size=(4, 8))
+    height = xr.DataArray(values, {"lat": whole.lat, "lon": whole.lon}, ("lat", "lon"), "height")
+    arguments = {**PERIODS, "models": ["minconvlstm"], "seeds": (1,), "training": SHORT, "hidden": 8}
+    study = series_experiment(whole, tmp_path, **arguments, known=[height, "season", "insolation"])
+    task = study.task
+    assert task.train.shape[2] == 2 + 4 and study.settings["recipe"].models["minconvlstm"](1).known == 4
+    torch.testing.assert_close(task.train[0, 0, 2], task.train[5, 3, 2])  # what does not change
+    study.train()
+    scores = study.evaluate()
+    assert scores.rmse.notnull().all() and "stack" in scores.model
+    network = next(study.trained())[2]
+    history = whole.isel(time=slice(-6, None))
+    found = forecast(task.forecaster(network), history, 3)
+    # by hand: normalised anomalies and known channels, of the days to come as well
+    mean, std = (x.float()[:, None, None] for x in task._scale)
+    days = xr.date_range("2003-12-26", periods=8, freq="D")
+    anomalies = history.to_dataarray().transpose("time", ...) - task.climatology.at(history.time)
+    frames = torch.zeros(8, 2, 4, 8)
+    frames[:6] = (torch.from_numpy(anomalies.values).float() - mean) / std
+    known = torch.from_numpy(task.forcing.at(xr.DataArray(days, dims="time")))
+    with torch.no_grad():
+        ahead = network(torch.cat([frames, known], 1)[None], 2)[0, -3:] * std + mean
+    normal = task.climatology.at(xr.DataArray(days[-2:].append(days[-1:] + np.timedelta64(1, "D")), dims="time"))
+    np.testing.assert_allclose(found.z[0], ahead[:, 0].numpy() + normal.sel(variable="z").values, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_a_series_of_the_sea_alone(tmp_path):
     """Land counts nowhere: not in means and deviations, the loss, scores or forecasts, whatever stands there."""
     whole = waves()
