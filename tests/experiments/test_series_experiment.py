@@ -12,7 +12,7 @@ from minconv.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PERIODS = {"train": ("2001", "2002"), "validation": ("2003-01", "2003-04"), "test": ("2003-05", "2003-08")}
+PERIODS = {"train": ("2001", "2002"), "validation": ("2003-01", "2003-04"), "test": ("2003-05", "2003-06")}
 SHORT = Training(context=6, horizon=2, epochs=3, batch=4, noise=0.0)
 
 

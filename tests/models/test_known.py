@@ -62,10 +62,10 @@ def forced(samples: int, seed: int) -> torch.Tensor:
     return torch.cat([torch.stack(x, 1).unsqueeze(2), known], 2)
 
 
-@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+@pytest.mark.parametrize("seeds", [(1,), pytest.param((1, 2), marks=pytest.mark.slow)])
 def test_learns_what_drives(seeds, tmp_path):
     """Without the known channel no error is below 1, the variance of what drives."""
-    settings = Training(context=6, horizon=3, epochs=12, batch=8, optimizer="adam", lr=0.02, noise=0.0)
+    settings = Training(context=6, horizon=3, epochs=8, batch=8, optimizer="adam", lr=0.02, noise=0.0)
     run = Run(lambda seed: model(seed, layers=1, hidden=16, increment=True), seeds, tmp_path, settings)
     fit(run, forced(64, 0), forced(8, 1), device="cpu", quiet=True)
     for seed, weights in load_weights(tmp_path).items():
