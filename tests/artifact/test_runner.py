@@ -380,6 +380,13 @@ def main(project, tmp_path, monkeypatch):
         signal.signal(number, handler)
 
 
+def test_the_kernel_is_of_the_python_that_runs(main, project, monkeypatch):
+    """Jupyter looks for it in the environment first, not among the user's own of that name, of whatever Python."""
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    assert main() == 0
+    assert project.ran == ALL and os.environ["JUPYTER_PREFER_ENV_PATH"] == "1"
+
+
 def test_two_at_once_are_refused(main, monkeypatch, capsys):
     monkeypatch.setattr(runner, "run", lambda *_: main())
     assert main() == 0
