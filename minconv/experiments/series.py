@@ -132,8 +132,8 @@ def series_experiment(
         builds[name] = partial(build_model, model, **{"hidden": model.channels[1]} | options)
 
     def load(on: torch.device) -> Series:
-        small, long = 2 * steps * field[0].size ** 2 <= LARGEST, parts["train"].sizes["time"] >= 6 * (steps + 1)
-        ridge = 2 if small and long else 0
+        small, long = 3 * steps * field[0].size ** 2 <= LARGEST, parts["train"].sizes["time"] >= 6 * (steps + 1)
+        ridge = 3 if small and long else 0
         window = given.context + given.horizon
         return Series(parts, window, given.context, EVERY, True, on, days, ridge, weights, by_area, mask, forcing)
 
