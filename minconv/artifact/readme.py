@@ -84,6 +84,7 @@ def speed(benchmark: Mapping[str, Any]) -> list[str]:
 # by region of the README: the files in figures/ that it is made from, and how
 REGIONS = {
     "results": (("results", "benchmark"), flow),
+    "real_weather": (("real_weather_results",), weather("m2 s-2")),
     "geopotential": (("geopotential_results",), weather("m2 s-2")),
     "air_temperature": (("air_temperature_results",), weather("K")),
 }

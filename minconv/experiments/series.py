@@ -112,7 +112,10 @@ def series_experiment(
     Raises:
         TypeError, ValueError: no such series, a period without enough frames, or an unknown model.
     """
-    field, steps = as_array(series), round(positive("days", days) * DAY / frame_step(series))
+    field, steps = as_array(series), max(1, round(positive("days", days) * DAY / frame_step(series)))
+    names = list(series.data_vars) if isinstance(series, xr.Dataset) else [series.name]
+    for name, weight in (weights or {}).items():
+        positive(f"weights of {choice('weights', name, names)}", weight, zero=True)
     periods = {"train": train, "validation": validation, "test": test}
     given = training or replace(SMALL, horizon=min(12, steps - 1))
     parts = split(series, periods, 2 * (given.context + given.horizon))
@@ -122,7 +125,7 @@ def series_experiment(
         windows = parts["train"].sizes["time"] // (given.context + given.horizon) - 1
         batch = min(given.batch, windows)
         given = replace(given, batch=batch, epochs=max(1, round(UPDATES * batch / windows)))
-    fixed = {"size": field.shape[-2:], "channels": len(series.data_vars) if isinstance(series, xr.Dataset) else 1}
+    fixed = {"size": field.shape[-2:], "channels": len(names)}
     forcing = Forcing(field, known) if len(known) else None
     fixed |= {"known": forcing.count} if forcing else {}
     options = SHAPE | {"padding": _padding(field)} | options | fixed

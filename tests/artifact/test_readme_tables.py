@@ -29,7 +29,7 @@ CONTENT = content(
     published={"convlstm": [19.0, 21.0], "minconvlstm": [30.0, 30.0]},
     decay={"convlstm": [None, 20.0], "minconvlstm": [18.0, 22.0]},
 )
-REGIONS = ("results", "geopotential", "air_temperature")
+REGIONS = ("results", "real_weather", "geopotential", "air_temperature")
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 OTHERS = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in REGIONS[1:])
 PAPER = {"batch": 1, "grid": 16, "width": 1.0}
