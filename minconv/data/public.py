@@ -121,5 +121,6 @@ def _from(series: Field, source: str, **attributes: str) -> Field:
     """With attributes fit for a figure's title."""
     attributes["source"] = source
     if isinstance(series, xr.Dataset):
-        return series.map(lambda one: one.assign_attrs(attributes), keep_attrs=True).assign_attrs(attributes)
+        named = {name: one.assign_attrs(attributes) for name, one in series.data_vars.items()}
+        return series.assign(named).assign_attrs(attributes)
     return series.assign_attrs(attributes)

@@ -82,19 +82,26 @@ class Globe(Series):
         return self.stand_in._scale
 
 
+def stand_in(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
+    """Two cells of ``geopotential`` with its recipe, in its folder."""
+    whole = geopotential(profile, device=device)
+    recipe = whole.settings["recipe"]
+    pair = replace(recipe, models={name: recipe.models[name] for name in PAIR})
+    return replace(whole, settings={"recipe": pair})
+
+
 def globe(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
     """Geopotential of the globe, 6-hourly, five weeks to learn from and five to be tested on.
 
-    ``fine-tuned`` begins with the weights that ``geopotential``'s recipe has learned from the stand-in, ``from
-    scratch`` with none. The stand-in alone is ``geopotential().evaluate(task=globe().task)``. OSError as ``europe``.
+    ``fine-tuned`` begins with the weights that models have learned from the stand-in, ``from scratch`` with none. Those
+    of the stand-in alone are verified by ``stand_in().evaluate(task=globe().task)``. OSError as ``europe``.
     """
     profile = get_profile(profile)
-    before = geopotential(profile, device=device)
+    before = stand_in(profile, device)
     recipe = before.settings["recipe"]
     known = {name: partial(_learned, profile.name, name) for name in PAIR}
-    new = {name: recipe.models[name] for name in PAIR}
     settings = {}
-    for name, models in {"fine-tuned": known, "from scratch": new}.items():
+    for name, models in {"fine-tuned": known, "from scratch": recipe.models}.items():
         training = replace(recipe.training, batch=1, **TUNED[name] if profile.learned else {})
         settings[name] = Setting(training, models, recipe.seeds)
     first, second = (coarsen(block, 2).load() for block in public.gfs(home() / "data"))
@@ -107,8 +114,7 @@ def globe(profile: str | Profile | None = None, device: str = "auto") -> Experim
 
 
 def _learned(profile: str, model: str, seed: int) -> nn.Module:
-    """What ``geopotential``'s recipe has trained."""
-    before = geopotential(profile)
+    before = stand_in(profile)
     for run in before.runs("recipe")[model]:
         if seed in run.seeds:
             return restore(run.build(seed), load_weights(run.folder)[seed])

@@ -30,6 +30,6 @@ STYLE = {
     "damped persistence": style("Damped persistence", "0.3", "", (0, (4, 1, 1, 1))),
     "climatology": style("Climatology", "0.6", "", (0, (1, 1))),
     "ridge regression": style("Ridge regression", "#8C510A", "", (0, (6, 1, 1, 1, 1, 1))),
-    "stack": style("Stack of models and regression", MAGENTA, "*"),
+    "stack": style("Stack", MAGENTA, "*"),
     "truth": style("Truth", BLACK, ""),
 }

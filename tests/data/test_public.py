@@ -38,7 +38,11 @@ def test_three_files_are_one_series(fetched, tmp_path):
         field = xr.Dataset({variable: (tuple(axes), values + 100 * number, {"units": f"units {number}"})}, axes)
         files[public.ERA_INTERIM.removeprefix(public.RAW) + name] = field.to_netcdf
     series = public.era_interim(tmp_path)
-    assert list(series) == ["z", "t", "msl"] and series.source == "ERA-Interim" and series.t.units == "units 1"
+    assert (
+        list(series) == ["z", "t", "msl"]
+        and series.source == series.z.source == "ERA-Interim"
+        and series.t.units == "units 1"
+    )
     np.testing.assert_array_equal(series.msl, values[:, ::-1] + 200)
     assert series.msl.dtype == np.float32 and len(asked) == 3
     assert public.era_interim(tmp_path).load().identical(series.load()) and len(asked) == 3  # not again
