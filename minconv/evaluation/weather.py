@@ -7,6 +7,7 @@ import xarray as xr
 
 from minconv.data.grid import area_weights
 from minconv.evaluation.baselines import Climatology
+from minconv.evaluation.compare import paired_difference
 from minconv.evaluation.forecast import DAY, DIMS, VARIABLE, as_array, same_grid
 
 
@@ -89,6 +90,25 @@ def blocks(scored: xr.Dataset, days: float = 28) -> xr.Dataset:
     mean = scored.mse.groupby(xr.DataArray(sample, {"init_time": starts}, "init_time", "sample")).mean(skipna=False)
     units = scored.rmse.attrs["units"]
     return np.sqrt(mean).assign_attrs(long_name="RMSE", units=units).to_dataset(name="rmse").assign_attrs(scored.attrs)
+
+
+def beside(scored: xr.Dataset, models: Sequence[str], reference: str, days: float = 28) -> xr.DataArray:
+    """How much larger the RMSE of models is than that of a reference, in per cent, with intervals of 95 %.
+
+    Args:
+        scored: over (model, seed, ...), the ``evaluate()`` of an experiment, of one variable.
+        models, reference: among its models.
+        days: of the blocks that are resampled, as the seeds are; see ``blocks`` and ``compare.paired_difference``.
+
+    Returns:
+        Over (model, lead_time, quartile): the interval's lower end, the difference, and the upper end.
+    """
+    parts = [blocks(scored.sel(lead_time=lead), days) for lead in scored.lead_time]
+    found = [[paired_difference(part, model, reference, "rmse") for part in parts] for model in models]
+    values = [[[float(one[end]) for end in ("low", "difference", "high")] for one in row] for row in found]
+    places = {"model": list(models), "lead_time": scored.lead_time.values, "quartile": [0.025, 0.5, 0.975]}
+    about = {"long_name": "difference of RMSE", "units": "%", "source": scored.attrs["source"]}
+    return xr.DataArray(values, places, tuple(places), attrs=about)
 
 
 def band_rmse(scored: xr.Dataset, south: float, north: float) -> xr.DataArray:

@@ -1,6 +1,6 @@
 """What models learn, and how their forecasts are verified: trajectories rolled out to their end, or a dated series."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -183,6 +183,16 @@ class Series:
         """From each of the test forecasts' starts, or from some of them."""
         starts = self.starts if starts is None else starts
         return self.shown(forecasts(forecaster, self.parts["test"], starts, self.context, self.steps))
+
+    def case(self, forecasters: Mapping[str, Forecaster], days: Sequence[float] = (1, 3, 5)) -> Field:
+        """The truth and forecasts by name from the start in the middle, over (row, lead_time, lat, lon)."""
+        start = self.starts[len(self.starts) // 2 :][:1]
+        rows = {"truth": self.truth.sel(init_time=start.values)}
+        rows |= {name: self.forecasts(forecaster, start) for name, forecaster in forecasters.items()}
+        found = (
+            xr.concat(rows.values(), "row", combine_attrs="override").assign_coords(row=list(rows)).isel(init_time=0)
+        )
+        return found.sel(lead_time=(np.array(days) * 24).astype("timedelta64[h]").astype("timedelta64[ns]"))
 
     def shown(self, field: Field) -> Field:
         """Without what stands in for values where the series has none."""

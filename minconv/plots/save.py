@@ -26,7 +26,7 @@ def save(
     """Writes name.pdf, name.png and the numbers ``data`` with their provenance; each file whole or not at all.
 
     The numbers become name.json (7 digits; what is not finite as "nan", "inf"), and where an xarray object has more
-    than 20,000 values name.nc (float32). The same figure gives the same bytes.
+    than 20,000 values, or dates or durations, name.nc (float32). The same figure gives the same bytes.
 
     Returns:
         The three paths.
@@ -48,7 +48,7 @@ def save(
         data = data.to_dataset(name=data.name or name)
     json, netcdf = folder / f"{name}.json", folder / f"{name}.nc"
     origin = {"caption": caption, "provenance": provenance(device)}
-    if isinstance(data, xr.Dataset) and sum(values.size for values in data.variables.values()) > JSON_VALUES:
+    if isinstance(data, xr.Dataset) and _is_large_or_dated(data):
         compact = {key: {"zlib": True, "dtype": "float32"} for key in data if data[key].dtype.kind == "f"}
         attributes = {"caption": caption} | {f"provenance_{key}": v for key, v in origin["provenance"].items()}
         with atomic(netcdf) as temporary:
@@ -59,6 +59,11 @@ def save(
     write_json(json, _plain(origin | (data.to_dict() if isinstance(data, xr.Dataset) else dict(data))))
     netcdf.unlink(missing_ok=True)
     return [*paths, json]
+
+
+def _is_large_or_dated(data: xr.Dataset) -> bool:
+    found = data.variables.values()
+    return sum(values.size for values in found) > JSON_VALUES or any(values.dtype.kind in "mM" for values in found)
 
 
 def _plain(value: Any) -> Any:

@@ -312,3 +312,17 @@ def test_rejects_unknown_backends(name):
 def test_rejects_unknown_cells(wrong, error):
     with pytest.raises(error, match=r"cell must be .*one of convgru, convlstm, minconvgru"):
         cell_class(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # of functions that PyTorch itself loads for this
+def test_forward_mode_derivatives_are_of_the_reference_and_refused_elsewhere():
+    torch.manual_seed(0)
+    x, along = torch.randn(1, 5, 1, 4, 4, dtype=torch.float64), torch.randn(1, 5, 1, 4, 4, dtype=torch.float64)
+    cell = MinConvLSTM(1, 2, backend="reference").double()
+    _, found = torch.func.jvp(lambda x: cell(x)[0], (x,), (along,))
+    with torch.no_grad():
+        expected = (cell(x + 1e-6 * along)[0] - cell(x - 1e-6 * along)[0]) / 2e-6
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    fast = MinConvLSTM(1, 2, backend="linear").double()
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(lambda x: fast(x)[0], (x,), (along,))

@@ -291,3 +291,17 @@ def test_each_forecast_has_its_error():
     scored = weather.scores(predicted, truth, Climatology(found, annual=0))
     assert scored.mse.dims == ("init_time", "lead_time") and scored.mse.sizes["init_time"] == len(starts)
     np.testing.assert_allclose(np.sqrt(scored.mse.mean("init_time")), scored.rmse)
+
+
+def test_beside_a_reference_by_lead():
+    """A model whose error is 10 % larger at the first lead and 10 % smaller at the second, in every block."""
+    starts = np.datetime64("2001-01-01", "ns") + np.arange(120) * np.timedelta64(1, "D")
+    square = np.random.default_rng(0).uniform(1, 2, (1, 1, 120, 2))
+    mse = np.concatenate([square, square * np.array([1.1, 0.9]) ** 2])
+    places = {"model": ["base", "mine"], "seed": [1], "init_time": starts, "lead_time": [1 * DAY, 2 * DAY]}
+    scored = xr.Dataset(
+        {"mse": (tuple(places), mse), "rmse": ((), 0.0, {"units": "K"})}, places, attrs={"source": "test"}
+    )
+    found = weather.beside(scored, ["mine"], "base")
+    assert found.dims == ("model", "lead_time", "quartile") and found.units == "%" and found.source == "test"
+    np.testing.assert_allclose(found[0], [[10] * 3, [-10] * 3], atol=1e-6)
