@@ -252,7 +252,7 @@ def ran(main: Callable[[list[str]], Any], arguments: list[str]) -> tuple[Any, st
     return code, out.getvalue(), err.getvalue()
 
 
-REGIONS = ("results", "geopotential", "air_temperature")
+REGIONS = tuple(report.REGIONS)
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_damaged_json(numbers, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what takes long, and is of no use here
     ends, folder = Counter(), tmp_path / "numbers"
     shutil.copytree(numbers, folder)
-    names = [f"{name}.json" for name in ("results", "benchmark", "geopotential_results", "air_temperature_results")]
+    names = [f"{name}.json" for files, _ in report.REGIONS.values() for name in files]
     for number in range(JSON):
         draw = random.Random(f"json {number}")
         name = draw.choice([*names, "README.md"])
