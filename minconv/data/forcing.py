@@ -27,10 +27,8 @@ def insolation(times: xr.DataArray, lat: np.ndarray, lon: np.ndarray) -> np.ndar
     distance = 1.00014 - 0.01671 * np.cos(anomaly) - 0.00014 * np.cos(2 * anomaly)
     turned = 2 * np.pi * (days % 1) + mean - ascension  # of Greenwich since its noon by the sun
     declination, distance, turned = (x[..., None, None] for x in (declination, distance, turned))
-    place = np.radians(lat)[:, None]
-    height = np.sin(place) * np.sin(declination) + np.cos(place) * np.cos(declination) * np.cos(
-        turned + np.radians(lon)
-    )
+    place, angle = np.radians(lat)[:, None], turned + np.radians(lon)
+    height = np.sin(place) * np.sin(declination) + np.cos(place) * np.cos(declination) * np.cos(angle)
     return SOLAR / distance**2 * height.clip(min=0)
 
 

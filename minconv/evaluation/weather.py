@@ -9,6 +9,9 @@ from minconv.data.grid import area_weights
 from minconv.evaluation.baselines import Climatology
 from minconv.evaluation.compare import paired_difference
 from minconv.evaluation.forecast import DAY, DIMS, VARIABLE, as_array, same_grid
+from minconv.runtime.checks import choice
+
+SQUARE = "({})2"  # units of a mean square
 
 
 def scores(
@@ -18,21 +21,23 @@ def scores(
 
     Args:
         predicted: a forecast over (init_time, lead_time, lat, lon), or a Dataset of such.
-        truth: what came true, from :func:`verification`.
-
-    Cells that have no value at any time in ``truth``, as over land in a series of the sea, do not count.
+        truth: what came true, from :func:`verification`. Cells without a value at any time, as over land in a series of
+            the sea, do not count.
 
     Returns:
         ``rmse`` (root of the mean square over starts and the area-weighted grid), ``bias`` (mean of forecast minus
         truth) and ``acc`` over (lead_time): for each start the correlation of the anomalies from the climatology,
         uncentred and area-weighted, then the mean over starts. ``zonal_rmse`` over (lead_time, lat): root mean square
         over starts and longitudes. ``mse`` over (init_time, lead_time): mean square of each forecast, area-weighted. A
-        forecast of the climatology itself has no anomaly and an ``acc`` of 0. Where a
-        value is missing, on either side, the scores of its lead are NaN.
+        forecast of the climatology itself has no anomaly and an ``acc`` of 0. Where a value is missing, on either side,
+        the scores of its lead are NaN. Of several variables the coordinate ``units`` has those of each.
 
     Raises:
         ValueError: the two, or the climatology, are not of the same starts, leads and grid.
     """
+    several = {}
+    if isinstance(predicted, xr.Dataset):
+        several["units"] = (VARIABLE, [str(one.attrs.get("units", "1")) for one in predicted.data_vars.values()])
     predicted, truth = as_array(predicted), as_array(truth)
     _same_cases(predicted, truth)
     same_grid(climatology, truth)
@@ -56,20 +61,30 @@ def scores(
         power = np.sqrt(product(a, a) * product(b, b))
         none = (power <= 1e-9 * product(b, b)) & np.isfinite(power)  # no anomaly
         correlation = xr.where(none, 0.0, product(a, b) / power.where(power > 0, 1))
-        units = predicted.attrs.get("units", "1")
+        units = "units of the variable" if several else predicted.attrs.get("units", "1")
         found = {
             "rmse": (np.sqrt(mean(product(error, error), ["init_time"])), "RMSE", units),
             "acc": (mean(correlation, ["init_time"]), "anomaly correlation", "1"),
             "bias": (mean(weights * error, ["init_time", *space]), "mean error", units),
             "zonal_rmse": (np.sqrt(mean(error**2, ["init_time", "lon"]) / there.mean("lon")), "RMSE", units),
-            "mse": (product(error, error), "mean square error", f"({units})2"),
+            "mse": (product(error, error), "mean square error", SQUARE.format(units)),
         }
     variables = {
         name: values.drop_vars("valid_time", errors="ignore").assign_attrs(long_name=long_name, units=unit)
         for name, (values, long_name, unit) in found.items()
     }
     source = str(truth.attrs.get("source", "unknown"))
-    return xr.Dataset(variables, attrs={"starts": predicted.sizes["init_time"], "source": source})
+    attributes = {"starts": predicted.sizes["init_time"], "source": source}
+    return xr.Dataset(variables, attrs=attributes).assign_coords(several)
+
+
+def of_variable(scored: xr.Dataset, name: str) -> xr.Dataset:
+    """The scores of one of several variables, with its units."""
+    chosen = scored.sel({VARIABLE: choice("name", name, scored[VARIABLE].values.tolist())})
+    units = chosen.units.item()
+    named = {"rmse": units, "bias": units, "zonal_rmse": units, "mse": SQUARE.format(units)}
+    chosen = chosen.drop_vars([VARIABLE, "units"])
+    return chosen.assign({score: chosen[score].assign_attrs(units=unit) for score, unit in named.items()})
 
 
 def blocks(scored: xr.Dataset, days: float = 28) -> xr.Dataset:

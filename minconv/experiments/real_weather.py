@@ -39,7 +39,7 @@ def europe(profile: str | Profile | None = None, device: str = "auto") -> Series
         return study
     recipe = study.settings["recipe"]
     frames = {"context": recipe.training.context, "horizon": recipe.training.horizon}
-    options = {"layers": 3, "padding": "replicate", "size": (11, 13), "channels": 3}
+    options = {name: recipe.options[name] for name in ("layers", "padding", "size", "channels")}
     builds = {name: partial(build_model, MODELS[name], hidden=MODELS[name].channels[1], **options) for name in PAIR}
     published = Setting(replace(PUBLISHED, lr=1e-3, noise=0.0, epochs=10, **frames), builds, recipe.seeds, options)
     return replace(study, settings=study.settings | {"published": published})

@@ -50,8 +50,10 @@ class SeriesExperiment(Experiment):
         return stacked([*map(Combination, members.values()), *learned], held, starts, task.context, task.steps)
 
     def forecasters(self, setting: str | None = None, task: Task | None = None) -> Iterator[Entry]:
+        """As of every experiment; with the models of the first setting, of which it is made, the ``stack``."""
         yield from super().forecasters(setting, task)
-        yield "stack", None, self.stack
+        if setting in (None, next(iter(self.settings))):
+            yield "stack", None, self.stack
 
     def forecast(self, history: Field, steps: int) -> Field:
         """Continues a series like that of the experiment with the ``stack``.

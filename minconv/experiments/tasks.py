@@ -122,9 +122,9 @@ class Series:
     @cached_property
     def _there(self) -> Tensor:
         """Where frames have values, [C, H, W]."""
-        if self.mask is None:
-            return torch.ones_like(self.frames("train")[0], dtype=torch.bool)
-        return torch.from_numpy(as_array(self.mask.there).values).reshape(self.frames("train").shape[1:])
+        first = as_array(self.parts["train"])[0]
+        there = np.ones(first.shape, bool) if self.mask is None else as_array(self.mask.there).values
+        return torch.from_numpy(there).reshape(-1, *first.shape[-2:])
 
     @cached_property
     def loss(self) -> WeightedSquare | None:
@@ -134,9 +134,9 @@ class Series:
         train = self.parts["train"]
         names = list(train.data_vars) if isinstance(train, xr.Dataset) else [train.name]
         variables = torch.tensor([float((self.weights or {}).get(name, 1)) for name in names])
-        area = (
-            torch.from_numpy(area_weights(train.lat.values)).float() if self.by_area else torch.ones(train.sizes["lat"])
-        )
+        area = torch.ones(train.sizes["lat"])
+        if self.by_area:
+            area = torch.from_numpy(area_weights(train.lat.values)).float()
         return WeightedSquare(variables[:, None, None] * area[:, None] * self._there)
 
     def forecaster(self, model: nn.Module) -> Scaled:

@@ -10,6 +10,7 @@ from minconv import Forecaster
 from minconv.evaluation import Climatology, DampedPersistence, forecast, persistence, rollout, scores
 from minconv.evaluation.baselines import RidgeRegression
 from minconv.evaluation.forecast import DAY, Scaled, forecasts, init_times, verification
+from minconv.evaluation.weather import of_variable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,6 +43,7 @@ def test_several_variables_are_as_each_alone(name):
         single = scores(expected, verification(alone, starts, 3), Climatology(alone))
         for score in ("rmse", "acc", "bias", "zonal_rmse"):
             np.testing.assert_allclose(scored[score].sel(variable=variable), single[score], rtol=1e-4, atol=1e-4)
+            assert of_variable(scored, variable)[score].units == single[score].units
 
 
 def test_a_model_of_several_variables_in_their_units():
