@@ -1,6 +1,7 @@
 """Numbers from equations, files and archives, each loaded when it is first asked for.
 
 open_series      anybody's NetCDF or Zarr, in one convention
+StoredPieces     what of it is larger than memory, to train on
 navier_stokes    trajectories of the two-dimensional Navier-Stokes equation
 barotropic       a stand-in for the geopotential of ERA5
 """
@@ -8,14 +9,12 @@ barotropic       a stand-in for the geopotential of ERA5
 from importlib import import_module
 from typing import Any
 
-__all__ = ["barotropic", "navier_stokes", "open_series"]
+PLACES = {"StoredPieces": "stored", "open_series": "series"}
+__all__ = ["StoredPieces", "barotropic", "navier_stokes", "open_series"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return (
-        import_module("minconv.data.series").open_series
-        if name == "open_series"
-        else import_module(f"{__name__}.{name}")
-    )
+    module = import_module(f"{__name__}.{PLACES.get(name, name)}")
+    return getattr(module, name) if name in PLACES else module

@@ -193,7 +193,7 @@ def write_series(
     read. Raises ValueError where ``series`` is not in the convention or has missing values.
     """
     fields, encoding = [], {}
-    for one in _fields(series):
+    for one in fields_of(series):
         if not isinstance(one.name, str):
             raise ValueError(f"series must have its variable for a name; got {one.name!r}")
         if one.chunks:
@@ -231,7 +231,7 @@ def frames(series: xr.DataArray | xr.Dataset, device: str | torch.device = "cpu"
     with a progress bar. Raises ValueError with the number of missing values and the date of the first, where there are
     any.
     """
-    fields = _fields(series)
+    fields = fields_of(series)
     steps, *size = fields[0].shape
     values = np.empty((steps, len(fields), *size), np.float32)
     name = ", ".join(str(one.name) for one in fields)
@@ -242,7 +242,7 @@ def frames(series: xr.DataArray | xr.Dataset, device: str | torch.device = "cpu"
     return torch.from_numpy(values).to(pick_device(device))
 
 
-def _fields(series: Any) -> list[xr.DataArray]:
+def fields_of(series: Any) -> list[xr.DataArray]:
     """One series or all of a dataset, as (time, lat, lon); raises TypeError or ValueError as ``checked`` does."""
     if not isinstance(series, xr.Dataset):
         return [checked(series)]

@@ -29,7 +29,8 @@ class Forecaster(Pretrained):
         norm: over H x W (``plane``, as published), which makes every channel of a frame one size; over C x H x W
             (``frame``), which keeps their sizes relative to each other; or over C at each place (``channels``).
         increment: predict what is added to each frame, x_{t+1} = x_t + decoder(...). The norm takes the mean of a frame
-            away, so a model of frames cannot know it; one of increments need not.
+            away, so a model of frames cannot know it; one of increments need not. Its decoder starts at zero, so that
+            training begins at persistence.
         known: channels K that are known in the future and not predicted, such as orography or sunlight: the last of a
             frame's C + K.
         checkpoint: keep nothing of a cell but its input for the gradient, and run the cell again: memory for time, for
@@ -91,6 +92,9 @@ class Forecaster(Pretrained):
         )
         self.norms = nn.ModuleList(residual_norm_of(norm, hidden, self.size) for _ in range(layers))
         self.decoder = nn.Conv2d(hidden, channels, 1)
+        if increment:
+            nn.init.zeros_(self.decoder.weight)
+            nn.init.zeros_(self.decoder.bias)
 
     def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
         """Teacher forcing on all frames in one pass, then a closed loop that feeds each prediction back.

@@ -6,6 +6,7 @@
     each(function, items)  a list comprehension whose work is shared
     barrier()              waits for all
     connected()            tells clearly that one of them has ended
+    without_main()         for processes of one's own: they do not import the script
 
 The first call joins the processes: on the CPU they speak gloo, GPUs speak NCCL. Without ``torchrun`` the one process is
 rank 0 of 1, whose share is everything.
@@ -13,8 +14,10 @@ rank 0 of 1, whose share is everything.
 
 import atexit
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -78,6 +81,17 @@ def connected() -> Iterator[None]:
             f"process {rank()} of {size()} lost the connection to another one, which has ended; its own error, or its "
             "launcher's, tells why"
         ) from error
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Within, processes that are begun see no script to import, which one without a guard does not survive."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def sum_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:

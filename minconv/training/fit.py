@@ -11,7 +11,6 @@ epoch is lost. Where the last checkpoint is damaged, the one before it is used, 
 kept under another name. Lightning Fabric appears only here and in ``loop``.
 """
 
-import hashlib
 import math
 import os
 import time
@@ -27,7 +26,15 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
-from minconv.data.windows import Windows, as_trajectories, channel_statistics, fixed_windows, normalised
+from minconv.data.windows import (
+    FixedWindows,
+    Stored,
+    Windows,
+    as_trajectories,
+    channel_statistics,
+    digest,
+    normalised,
+)
 from minconv.runtime import processes
 from minconv.runtime.checks import choice, positive
 from minconv.runtime.device import pick_device
@@ -71,8 +78,9 @@ def fit(
 
     Args:
         model: a model, or a Run, whose models are left in its folder only.
-        train, validation: tensors or arrays [N, T, C, H, W] of any real numbers; T at least context + horizon + 1. The
-            last channels are known ones, if the model has some (``known``), and have neither noise nor normalisation.
+        train, validation: tensors or arrays [N, T, C, H, W] of any real numbers, or what is larger than memory as
+            ``minconv.data.StoredPieces``; T at least context + horizon + 1. The last channels are known ones, if the
+            model has some (``known``), and have neither noise nor normalisation.
         folder, settings: of the run of a model, which needs a folder.
         seed: of the windows and noise that a model is trained with, and of what it draws, as dropout does.
         normalise: train a model on (frames - mean) / std of each channel of ``train``, and give it both by
@@ -122,7 +130,7 @@ def fit(
 
 def _train(
     run: Run,
-    data: dict[str, Tensor],
+    data: dict[str, Tensor | Stored],
     fabric: Fabric,
     about: dict[str, Any],
     extras: Extras,
@@ -144,7 +152,7 @@ def _train(
         "model": str(models[0]).splitlines(),
         "parameters": sum(weight.numel() for weight in models[0].parameters()),
         **about,
-        "data": {name: _digest(values) for name, values in data.items()},
+        "data": {name: digest(values) for name, values in data.items()},
     }
     # several processes need not be at the same step when the signal comes
     with (
@@ -161,7 +169,7 @@ def _train(
             return False
         models = [model.to(fabric.device, windows.trajectories.dtype) for model in models]
         seen = length if known else settings.context
-        is_stack = len(models) > 1 and stackable(models, data["train"][:1, :seen], settings.horizon)
+        is_stack = len(models) > 1 and stackable(models, windows.first(seen), settings.horizon)
         state = State(Ensemble(models, is_stack, seeds), seeds, settings)
         try:
             if tensors:
@@ -169,11 +177,12 @@ def _train(
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"{folder / LAST} holds the weights of another model: {error}") from error
         left = (settings.epochs - state.epoch) * windows.steps - state.step
-        held = fixed_windows(data["validation"], length + 1)
+        held = FixedWindows(data["validation"], length + 1)
         try:
             with progress(desc=run.name, total=left, unit="step", quiet=quiet or not fabric.is_global_zero) as bar:
                 train_epochs(run, state, windows, held, fabric, bar, extras, ending)
         finally:
+            windows.close()
             state.put_best()
     return True
 
@@ -204,7 +213,7 @@ def _run_of(model: Any, folder: str | Path | None, settings: Training | None, se
     return Run(lambda seed: model, [seed], folder, Training() if settings is None else settings)
 
 
-def _normalisation(model: nn.Module, data: dict[str, Tensor]) -> dict[str, list[float]]:
+def _normalisation(model: nn.Module, data: dict[str, Tensor | Stored]) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel of ``train``, if the model can keep them."""
     if not callable(getattr(model, "set_normalisation", None)):
         raise TypeError(
@@ -226,26 +235,26 @@ def _normalisation(model: nn.Module, data: dict[str, Tensor]) -> dict[str, list[
 
 
 def _used(
-    data: dict[str, Tensor],
+    data: dict[str, Tensor | Stored],
     device: torch.device,
     dtype: torch.dtype,
     normalisation: dict[str, list[float]] | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor | Stored]:
     """The data as models see them; with a warning, if they are not normalised though they should be."""
+    mean = std = None
     if normalisation:
         known = data["train"].shape[2] - len(normalisation["mean"])  # which are used as they are
         mean, std = normalisation["mean"] + [0.0] * known, normalisation["std"] + [1.0] * known
-        data = {name: normalised(values, mean, std, dtype) for name, values in data.items()}
     else:
-        std = channel_statistics(data["train"])[1]
-        if any(value and not USUAL[0] <= value <= USUAL[1] for value in std):
-            found = ", ".join(f"{value:.2g}" for value in std)
+        found = channel_statistics(data["train"])[1]
+        if any(value and not USUAL[0] <= value <= USUAL[1] for value in found):
+            told = ", ".join(f"{value:.2g}" for value in found)
             warnings.warn(
-                f"train is not normalised: the standard deviations of its channels are {found}; the default lr and "
+                f"train is not normalised: the standard deviations of its channels are {told}; the default lr and "
                 "noise are for about 1",
                 stacklevel=3,
             )
-    return {name: values.to(device, dtype) for name, values in data.items()}
+    return {name: normalised(values, mean, std, dtype, device) for name, values in data.items()}
 
 
 def _checked(model: Any) -> nn.Module:
@@ -275,7 +284,3 @@ def _name_of(loss: Loss | None) -> str | None:
     if loss is None:
         return None
     return str(loss) if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__qualname__)
-
-
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minconv.data.windows import Windows
+from minconv.data.windows import FixedWindows, Windows
 from minconv.runtime import processes
 from minconv.training.ensemble import Ensemble
 from minconv.training.folder import LAST, save_epoch, save_last
@@ -57,7 +57,7 @@ def train_epochs(
     run: Run,
     state: State,
     windows: Windows,
-    validation: Tensor,
+    validation: FixedWindows,
     fabric: Fabric,
     bar: tqdm,
     extras: Extras,
@@ -71,9 +71,7 @@ def train_epochs(
     model = fabric.setup_module(state.ensemble)
     while state.epoch < settings.epochs:
         started = time.perf_counter() - state.seconds
-        windows.start_epoch(state.epoch)
-        for step in range(state.step):
-            windows.cut(step)  # draws the noise that was drawn before
+        windows.start_epoch(state.epoch, state.step)
         model.train()
         step_losses = []  # of the steps from here on, left on the device
         for step in range(state.step, windows.steps):
@@ -149,16 +147,15 @@ def _clip(ensemble: Ensemble, clip: float) -> None:
 
 @torch.no_grad()
 def _validate(
-    model: nn.Module, validation: Tensor, seeds: int, settings: Training, fabric: Fabric, loss: Loss | None
+    model: nn.Module, validation: FixedWindows, seeds: int, settings: Training, fabric: Fabric, loss: Loss | None
 ) -> Tensor:
-    """The loss [S] over the fixed windows, 64 at a time, shared out over the processes."""
+    """The loss [S] over the fixed windows, shared out over the processes."""
     model.eval()
-    total = torch.zeros(seeds, device=validation.device, dtype=validation.dtype)
-    own = validation[fabric.global_rank :: fabric.world_size]
-    for windows in own.split(64) if len(own) else ():  # more processes than windows
+    total = torch.zeros(seeds, device=validation.trajectories.device, dtype=validation.trajectories.dtype)
+    for windows in validation.share(fabric.global_rank, fabric.world_size):
         frames = windows.expand(seeds, *windows.shape)
         total += _losses(model, frames[:, :, :-1], frames[:, :, 1:], settings, loss) * windows.shape[0]
-    return fabric.all_reduce(total, reduce_op="sum") / validation.shape[0]
+    return fabric.all_reduce(total, reduce_op="sum") / len(validation)
 
 
 def _lost(folder: Path, state: State, windows: Windows, losses: Tensor, step_losses: Tensor) -> str:

@@ -4,17 +4,15 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from tqdm import tqdm
 
 from minconv.runtime.checks import whole
 from minconv.runtime.device import pick_device
+from minconv.runtime.processes import without_main
 from minconv.runtime.progress import progress
 from minconv.runtime.signals import deferred
 from minconv.training.fit import fit
@@ -183,7 +182,7 @@ class _Workers:
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
         """As an executor's; where a process was lost, which ends a pool, to a new one."""
-        with nullcontext() if self.has_main else _without_main():
+        with nullcontext() if self.has_main else without_main():
             try:
                 return self.pool.submit(function, *arguments)
             except BrokenExecutor:
@@ -198,17 +197,6 @@ class _Workers:
             for process in list((self.pool._processes or {}).values()):  # they would finish their run; so they save it
                 process.terminate()
         self.pool.shutdown()
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Within, new processes see no script to import."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _begin() -> None:

@@ -82,6 +82,9 @@ def test_is_the_stack_of_the_design():
 
 def test_increments_are_added_to_frames_in_closed_loop_too(cell):
     model, plain, x = make(cell, increment=True), make(cell), random(2, 3, 1, 4, 6)
+    assert torch.equal(model(x), x)  # a model that has learned nothing is persistence
+    assert torch.equal(model(x, 2)[:, 2:], x[:, 2:].expand(-1, 3, -1, -1, -1))
+    model.load_state_dict(plain.state_dict())
     torch.testing.assert_close(model(x), x + plain(x), rtol=0, atol=1e-12)
     y = model(x, 3)
     torch.testing.assert_close(model(torch.cat([x, y[:, 2:-1]], 1)), y, rtol=0, atol=1e-10)
