@@ -73,6 +73,7 @@ class StoredPieces(Stored):
     def normalised(
         self, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype, device: torch.device | str
     ) -> "StoredPieces":
+        _ = self._looked_at  # once for all copies
         found = copy(self)
         found.mean, found.std, found.dtype, found.device = mean, std, dtype, torch.device(device)
         return found

@@ -75,7 +75,7 @@ def geopotential(
 
     def load(on: torch.device) -> Series:
         parts = split(series(periods, source, device), periods, 2 * window, factor=2)
-        return Series(parts, window, device=on, ridge=0)
+        return Series(parts, window, device=on)
 
     return Experiment("geopotential", profile, settings, load, device)
 

@@ -508,7 +508,7 @@ def test_writes_the_result_and_prints_its_numbers(option, size, result, tmp_path
         assert [line.split()[-1] for line in printed if line.startswith(f"{words} ")] == [f"{value:.3g}"]
 
 
-@pytest.mark.slow
+@pytest.mark.robustness
 def test_the_smoke_benchmark_runs(tmp_path):
     file = tmp_path / "deep" / "result.json"
     options = ["--smoke", "--device", "cpu", "--threads", "1", "--output", file]

@@ -116,8 +116,9 @@ def test_frames_are_anomalies_where_they_should_be(home):
     assert plain.train.shape == (46, 16, 1, 4, 8) and plain.steps == 7
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("anomalies", [False, True])
+@pytest.mark.parametrize(
+    "anomalies", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.robustness)]
+)
 def test_from_series_to_scores(anomalies, home):
     experiment = tiny(anomalies, epochs=16)
     experiment.train()

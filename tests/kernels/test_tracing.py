@@ -56,7 +56,7 @@ def test_compile_without_a_break(name, kind, monkeypatch):
     assert_same(found, values_and_gradients(model, model, x, **options))
 
 
-@pytest.mark.slow
+@pytest.mark.robustness
 @pytest.mark.skipif(" " in torch.__file__, reason="Inductor's compiler commands end at a space in PyTorch's own path")
 def test_compile_by_inductor():
     model, x, _ = make("minconvlstm", "cell")

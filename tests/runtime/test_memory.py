@@ -65,7 +65,7 @@ assert h.flatten().tolist() == [0.75] * 16 + [0.625] * 16
 """
 
 
-@pytest.mark.slow
+@pytest.mark.robustness
 @pytest.mark.skipif("cpu" not in usable("cpu"), reason="needs numba")
 def test_the_second_process_finds_the_code_compiled(tmp_path):
     variables = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_DEBUG_CACHE": "1"}

@@ -59,7 +59,7 @@ def test_several_seeds_and_float64(series, tmp_path):
     assert_same(tmp_path / "stored", tmp_path / "held")
 
 
-@pytest.mark.slow
+@pytest.mark.robustness
 def test_runs_are_shared_out_over_processes(series, tmp_path, monkeypatch):
     stored, held = both(series)
     monkeypatch.setattr("minconv.training.pool.WORTH_PROCESSES", 0)

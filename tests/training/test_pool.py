@@ -160,8 +160,9 @@ SCRIPT = """
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["build", "own"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("build", marks=pytest.mark.slow), pytest.param("own", marks=pytest.mark.robustness)]
+)
 def test_a_script_without_a_guard_trains(tmp_path, name):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT.format(build=name)))
