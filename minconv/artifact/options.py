@@ -42,7 +42,11 @@ def parse(arguments: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> a
     some.add_argument("--only", metavar="NN", type=number, help="run this notebook alone")
     some.add_argument("--record-times", action="store_true", help="of a first, whole run, into notebooks/times.json")
     parser.add_argument("--force", action="store_true", help="run what is up to date, too")
-    parser.add_argument("--publish", action="store_true", help="then copy outputs to notebooks/, figures to figures/")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="then copy outputs to notebooks/, figures to figures/, of what --only names",
+    )
     parser.add_argument("--home", metavar="DIR", type=Path, help="for data/ and results/; default: this folder")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:

@@ -1,5 +1,6 @@
 """Copies the outputs of executed notebooks into the committed ones, and their figures beside them."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -34,15 +35,28 @@ def modified(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in files}
 
 
-def publish(folder: Path, results: Path, figures: Path, hidden: Iterable[Path] = (ROOT,)) -> None:
+def recorded(output: Path) -> dict[str, Any]:
+    """What the last whole run into ``output`` left beside it: fingerprint, seconds, figures; {} if there was none."""
+    try:
+        found = json.loads(output.with_suffix(".json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def publish(folder: Path, results: Path, figures: Path, hidden: Iterable[Path] = (ROOT,), only: str = "") -> None:
     """Copies the outputs in ``results``/notebooks into ``folder`` and ``results``/figures to ``figures``.
 
     Sources stay as they are; figures that ``results`` no longer has are deleted; ``hidden`` folders become ``.`` in the
-    text of outputs. Raises NotebookError, before anything is changed, where a cell failed, has not run or differs.
+    text of outputs. With the number of a notebook ``only`` that one and its figures are copied, and none is deleted.
+    Raises NotebookError, before anything is changed, where a cell failed, has not run or differs.
     """
     hidden = sorted({str(path) for path in hidden}, key=len, reverse=True)
-    texts = {path: nbformat.writes(with_outputs(path, results / "notebooks", hidden)) for path in numbered(folder)}
-    new = modified(results / "figures")
+    paths = [path for path in numbered(folder) if not only or path.name[:2] == only]
+    texts = {path: nbformat.writes(with_outputs(path, results / "notebooks", hidden)) for path in paths}
+    new = set(modified(results / "figures"))
+    if only:
+        new &= {name for path in paths for name in recorded(results / "notebooks" / path.name).get("figures", [])}
     if not texts or not new:
         raise NotebookError(f"nothing to publish: no notebooks in {folder}, or no figures in {results / 'figures'}")
     for path, text in texts.items():
@@ -51,7 +65,7 @@ def publish(folder: Path, results: Path, figures: Path, hidden: Iterable[Path] =
     for name in new:
         with atomic(figures / name) as temporary:
             shutil.copyfile(results / "figures" / name, temporary)
-    for name in modified(figures).keys() - new.keys():
+    for name in () if only else modified(figures).keys() - new:
         (figures / name).unlink()
 
 

@@ -1,34 +1,23 @@
 """Runs the numbered notebooks in order with papermill, and publishes their outputs: what is behind ./run_all.sh."""
 
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import papermill
 import torch
 
 from minconv.artifact.fingerprint import fingerprint
 from minconv.artifact.options import parse
-from minconv.artifact.publish import NotebookError, code_cells, modified, publish, read_notebook
+from minconv.artifact.publish import NotebookError, code_cells, modified, publish, read_notebook, recorded
 from minconv.artifact.times import NOTEBOOKS, ROOT, clock, numbered, read_times, tell
 from minconv.experiments.profiles import get_profile, home
 from minconv.runtime.device import pick_device
 from minconv.runtime.files import lock, write_json
 from minconv.runtime.provenance import hardware
-
-
-def recorded(output: Path) -> dict[str, Any]:
-    """What the last whole run into ``output`` left beside it: fingerprint, seconds, figures; {} if there was none."""
-    try:
-        found = json.loads(output.with_suffix(".json").read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def run(
@@ -136,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.record_times:
                 record_times(NOTEBOOKS, results, profile)
             if options.publish:
-                publish(NOTEBOOKS, results, ROOT / "figures", hidden=(ROOT, folder))
+                publish(NOTEBOOKS, results, ROOT / "figures", (ROOT, folder), options.only or "")
     except (NotebookError, BlockingIOError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

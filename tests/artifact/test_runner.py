@@ -221,6 +221,17 @@ def test_publish_copies_outputs_and_mirrors_figures(project):
     assert project.run() == []  # publishing changes no code
 
 
+def test_one_notebook_is_published_with_its_figures_alone(project):
+    project.run(only="02")
+    project.figures.mkdir()
+    (project.figures / "first.pdf").write_text("of another")
+    before = (project.folder / "01_first.ipynb").read_bytes()
+    publish(project.folder, project.results, project.figures, only="02")
+    assert contents(project.figures) == {"first.pdf": b"of another", "second.pdf": b"second", "second.png": b"second"}
+    assert nbformat.read(project.folder / "02_second.ipynb", as_version=4).cells[1].execution_count == 2
+    assert (project.folder / "01_first.ipynb").read_bytes() == before
+
+
 @pytest.mark.parametrize("spoil", ["failed", "unrun", "changed", "new", "absent"])
 def test_publish_refuses_and_changes_nothing(project, spoil):
     project.run()
