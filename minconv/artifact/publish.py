@@ -48,7 +48,7 @@ def publish(folder: Path, results: Path, figures: Path, hidden: Iterable[Path] =
     """Copies the outputs in ``results``/notebooks into ``folder`` and ``results``/figures to ``figures``.
 
     Sources stay as they are; figures that ``results`` no longer has are deleted; ``hidden`` folders become ``.`` in the
-    text of outputs. With the number of a notebook ``only`` that one and its figures are copied, and none is deleted.
+    text of outputs. With the number of a notebook ``only`` that one and its figures are copied, and those of others are left.
     Raises NotebookError, before anything is changed, where a cell failed, has not run or differs.
     """
     hidden = sorted({str(path) for path in hidden}, key=len, reverse=True)
@@ -65,8 +65,10 @@ def publish(folder: Path, results: Path, figures: Path, hidden: Iterable[Path] =
     for name in new:
         with atomic(figures / name) as temporary:
             shutil.copyfile(results / "figures" / name, temporary)
-    for name in () if only else modified(figures).keys() - new:
-        (figures / name).unlink()
+    replaced = {Path(name).stem for name in new}  # such as name.json by name.nc
+    for name in modified(figures).keys() - new:
+        if not only or Path(name).stem in replaced:
+            (figures / name).unlink()
 
 
 def with_outputs(path: Path, executed: Path, hidden: Iterable[str]) -> Any:

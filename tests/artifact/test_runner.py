@@ -225,6 +225,7 @@ def test_one_notebook_is_published_with_its_figures_alone(project):
     project.run(only="02")
     project.figures.mkdir()
     (project.figures / "first.pdf").write_text("of another")
+    (project.figures / "second.json").write_text("which it no longer writes")
     before = (project.folder / "01_first.ipynb").read_bytes()
     publish(project.folder, project.results, project.figures, only="02")
     assert contents(project.figures) == {"first.pdf": b"of another", "second.pdf": b"second", "second.png": b"second"}
