@@ -48,7 +48,7 @@ def publish(folder: Path, results: Path, figures: Path, hidden: Iterable[Path] =
     """Copies the outputs in ``results``/notebooks into ``folder`` and ``results``/figures to ``figures``.
 
     Sources stay as they are; figures that ``results`` no longer has are deleted; ``hidden`` folders become ``.`` in the
-    text of outputs. With the number of a notebook ``only`` that one and its figures are copied, and those of others are left.
+    text of outputs. With the number of a notebook ``only`` that one and its figures are copied, and others are left.
     Raises NotebookError, before anything is changed, where a cell failed, has not run or differs.
     """
     hidden = sorted({str(path) for path in hidden}, key=len, reverse=True)
