@@ -77,7 +77,7 @@ def steady_scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
 
 
 def _pairs(lanes: Tensor) -> Tensor:
-    """Complex lanes [B, T, P, L] as real ones [B, T, 1, 2PL], (Re, Im) side by side: long rows where L is small, too."""
+    """Complex lanes [B, T, P, L] as real ones [B, T, 1, 2PL], (Re, Im) side by side: rows are long for any L."""
     return torch.view_as_real(lanes.resolve_conj()).flatten(2).unsqueeze(2)
 
 
