@@ -66,12 +66,13 @@ def _over_pole(rows: Tensor) -> Tensor:
     return rows.flip(-2).roll(rows.shape[-1] // 2, -1)
 
 
-def padded_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: str, dilation: int = 1) -> Tensor:
-    """Convolution of frames [N, C, H, W] with a kernel [C', C, k, k] of odd k; keeps H x W, see ``PaddedConv2d``."""
+def padded_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: str, width: int, dilation: int = 1
+) -> Tensor:
+    """``PaddedConv2d`` of frames [N, C, H, W] with a kernel [C', C, k, k]; margins of width dilation (k - 1) / 2."""
     check_dtype("x", x, weight)
     if x.dim() != 4 or x.shape[1] != weight.shape[1] or 0 in x.shape[2:]:
         raise ValueError(f"x must be frames [N, {weight.shape[1]}, H >= 1, W >= 1]; got {list(x.shape)}")
-    width = dilation * (weight.shape[-1] // 2)  # of the margins
     rows, columns = PADDINGS[padding]
     zeros = width * (rows == "zeros"), width * (columns == "zeros")
     margins = width - zeros[0], width - zeros[1]
@@ -106,13 +107,14 @@ class PaddedConv2d(nn.Module):
             raise ValueError(f"kernel_size must be odd, to keep height and width; got {kernel_size}")
         self.padding = choice("padding", padding, PADDINGS)
         self.dilation = whole("dilation", dilation, 1)
+        self.width = self.dilation * (kernel_size // 2)  # of the margins
         conv = nn.Conv2d(whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1), kernel_size)
         # in the format in which, on the CPU, convolutions, scan and norm are fastest, and which they hand on
         self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return padded_conv2d(x, self.weight, self.bias, self.padding, self.dilation)
+        return padded_conv2d(x, self.weight, self.bias, self.padding, self.width, self.dilation)
 
     def extra_repr(self) -> str:
         out, into, kernel, _ = self.weight.shape

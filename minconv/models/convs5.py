@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minconv.core.layers import PaddedConv2d, check_dtype, on_frames
-from minconv.models.convs5_cell import EPS, ConvS5, ConvSSM, PixelNorm, group_norm, lecun_normal
+from minconv.models.convs5_cell import EPS, ConvS5, ConvSSM, GroupNorm, PixelNorm, lecun_normal
 from minconv.models.pretrained import Pretrained
 from minconv.runtime.checks import whole
 
@@ -82,7 +82,7 @@ class ResNetBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, groups: int):
         super().__init__()
-        self.norms = nn.ModuleList(group_norm(groups, size) for size in (in_channels, channels))
+        self.norms = nn.ModuleList(GroupNorm(groups, size) for size in (in_channels, channels))
         self.convs = nn.ModuleList(lecun_normal(PaddedConv2d(size, channels)) for size in (in_channels, channels))
         self.skip = nn.Identity()
         if in_channels != channels:

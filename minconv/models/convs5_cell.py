@@ -2,8 +2,8 @@
 
     x_t = a x_{t-1} + conv(u_t, b B),    y_t = 2 Re conv(x_t, C),    a = exp(lam Delta),    b = (a - 1) / lam
 
-with complex x [B, P, H, W] and P numbers a, the same at all times and places, which do not see the input. ``ConvSSM`` is
-this operator and ``ConvS5`` the operator and the nonlinear layers that follow it, both cells:
+with complex x [B, P, H, W] and P numbers a, the same at all times and places, which do not see the input. ``ConvSSM``
+is this operator and ``ConvS5`` the operator and the nonlinear layers that follow it, both cells:
 ``y, state = cell(u, state)`` with a real state [B, 2P, H, W], real parts first.
 
 The factor 2 stands for the conjugate half of the state, which is not stored. a and b are computed in float64: in
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from minconv.core.cells import Cell
 from minconv.core.layers import PADDINGS, PaddedConv2d, on_frames, padded_conv2d
-from minconv.core.scan import BACKENDS, linear_scan
+from minconv.core.scan import BACKENDS, linear_scan, transformed
 from minconv.runtime.checks import choice, whole
 
 EPS = 1e-6  # of all norms
@@ -91,6 +91,7 @@ class ConvSSM(Cell):
         self.padding, self.dilation = choice("padding", padding, PADDINGS), whole("dilation", dilation, 1)
         self.clip_eigs = clip_eigs
         of_b, of_c = _kernels(kernel_size, 2)
+        self.widths = self.dilation * (of_b // 2), self.dilation * (of_c // 2)  # of the margins
         lam, v = hippo(max(2, channels // 2 * 2) if state_size is None else state_size, blocks)
         size, self.states = v.shape
         kind = {"dtype": torch.get_default_dtype()}
@@ -119,18 +120,20 @@ class ConvSSM(Cell):
         """x [B, T, C, H, W], state [B, 2P, H, W] (real parts first) -> y [B, T, C', H, W], new state."""
         state = self._check(x, state)
         wide = torch.promote_types(x.dtype, torch.float32)
-        a, b = (part.to(wide.to_complex()) for part in self.discretised())
+        a, b = (part.to(torch.promote_types(wide, torch.complex32)) for part in self.discretised())
         # kernels whose channels are (Re, Im) side by side, as complex numbers are in memory, and channels_last
         into = b[:, None, None, None] * torch.complex(*self.B.to(wide).movedim(1, -1).chunk(2))
         into = torch.stack([into.real, into.imag], 1).flatten(0, 1).movedim(-1, 1).to(x.dtype)
         real, imag = self.C.movedim(1, -1).chunk(2, -1)
         out = torch.stack([2 * real, -2 * imag], -1).flatten(-2).movedim(-1, 1).to(x.dtype)
 
-        u = on_frames(lambda frames: padded_conv2d(frames, into, None, self.padding, self.dilation), x)
+        u = on_frames(lambda frames: padded_conv2d(frames, into, None, self.padding, self.widths[0], self.dilation), x)
         h0 = torch.complex(*state.to(wide).chunk(2, 1))
         h = linear_scan(a[:, None, None], _complex(u.to(wide)), h0, self.backend)
         pairs = torch.view_as_real(h).movedim(-1, 3).flatten(2, 3).to(x.dtype)
-        y = on_frames(lambda frames: padded_conv2d(frames, out, None, self.padding, self.dilation), pairs)
+        y = on_frames(
+            lambda frames: padded_conv2d(frames, out, None, self.padding, self.widths[1], self.dilation), pairs
+        )
         return y, torch.cat([h[:, -1].real, h[:, -1].imag], 1).to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -205,7 +208,7 @@ class Resnet(nn.Module):
     def __init__(self, channels: int, groups: int, activation: str, squeeze: bool, **options: Any):
         super().__init__()
         self.act = ACTIVATIONS[choice("activation", activation, ACTIVATIONS)]
-        self.norms = nn.ModuleList(group_norm(groups, channels) for _ in range(self.layers))
+        self.norms = nn.ModuleList(GroupNorm(groups, channels) for _ in range(self.layers))
         convs = (PaddedConv2d(channels, channels, **options) for _ in range(self.layers))
         self.convs = nn.ModuleList(map(lecun_normal, convs))
         self.squeeze = SqueezeExcite(channels) if squeeze else nn.Identity()
@@ -246,11 +249,16 @@ class PixelNorm(nn.LayerNorm):
         return super().forward(x.movedim(-3, -1)).movedim(-1, -3)
 
 
-def group_norm(groups: int, channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
     """Raises ValueError where the channels are no multiple of the groups."""
-    if channels % whole("num_groups", groups, 1):
-        raise ValueError(f"channels must be a multiple of num_groups, {groups}; got {channels}")
-    return nn.GroupNorm(groups, channels, eps=EPS)
+
+    def __init__(self, groups: int, channels: int):
+        if channels % whole("num_groups", groups, 1):
+            raise ValueError(f"channels must be a multiple of num_groups, {groups}; got {channels}")
+        super().__init__(groups, channels, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous() if transformed() else x)  # vmap knows no other layout here
 
 
 class ConvS5(Cell):
