@@ -121,20 +121,21 @@ class ConvSSM(Cell):
         state = self._check(x, state)
         wide = torch.promote_types(x.dtype, torch.float32)
         a, b = (part.to(torch.promote_types(wide, torch.complex32)) for part in self.discretised())
+        h0 = torch.complex(*state.to(wide).chunk(2, 1))
         # kernels whose channels are (Re, Im) side by side, as complex numbers are in memory, and channels_last
         into = b[:, None, None, None] * torch.complex(*self.B.to(wide).movedim(1, -1).chunk(2))
-        into = torch.stack([into.real, into.imag], 1).flatten(0, 1).movedim(-1, 1).to(x.dtype)
+        into = torch.stack([into.real, into.imag], 1).flatten(0, 1).movedim(-1, 1)
         real, imag = self.C.movedim(1, -1).chunk(2, -1)
-        out = torch.stack([2 * real, -2 * imag], -1).flatten(-2).movedim(-1, 1).to(x.dtype)
+        out = torch.stack([2 * real, -2 * imag], -1).flatten(-2).movedim(-1, 1)
 
-        u = on_frames(lambda frames: padded_conv2d(frames, into, None, self.padding, self.widths[0], self.dilation), x)
-        h0 = torch.complex(*state.to(wide).chunk(2, 1))
-        h = linear_scan(a[:, None, None], _complex(u.to(wide)), h0, self.backend)
-        pairs = torch.view_as_real(h).movedim(-1, 3).flatten(2, 3).to(x.dtype)
-        y = on_frames(
-            lambda frames: padded_conv2d(frames, out, None, self.padding, self.widths[1], self.dilation), pairs
-        )
+        u = self._conv(x, into, self.widths[0]).to(wide)
+        h = linear_scan(a[:, None, None], _complex(u), h0, self.backend)
+        y = self._conv(_real(h).to(x.dtype), out, self.widths[1])
         return y, torch.cat([h[:, -1].real, h[:, -1].imag], 1).to(x.dtype)
+
+    def _conv(self, x: Tensor, kernel: Tensor, width: int) -> Tensor:
+        kernel = kernel.to(x.dtype)
+        return on_frames(lambda frames: padded_conv2d(frames, kernel, None, self.padding, width, self.dilation), x)
 
     def extra_repr(self) -> str:
         into, out = self.B.shape[-1], self.C.shape[-1]
@@ -142,11 +143,20 @@ class ConvSSM(Cell):
         return f"{sizes}, padding={self.padding}, dilation={self.dilation}, clip_eigs={self.clip_eigs}"
 
 
+# In the order of memory of channels_last frames, so that neither these views nor their gradients are copied
+
+
 def _complex(u: Tensor) -> Tensor:
-    """[B, T, 2P, H, W], (Re, Im) side by side, as complex [B, T, P, H, W]; a view if it is channels_last."""
-    pairs = u.unflatten(2, (-1, 2)).movedim(3, -1)
-    whole_pairs = pairs.stride(-1) == 1 and all(stride % 2 == 0 for stride in pairs.stride()[:-1])
-    return torch.view_as_complex(pairs if whole_pairs else pairs.contiguous())
+    """[B, T, 2P, H, W], (Re, Im) side by side, as complex [B, T, P, H, W]."""
+    pairs = u.movedim(2, -1).unflatten(-1, (-1, 2))
+    if pairs.stride(-1) != 1 or any(stride % 2 for stride in pairs.stride()[:-1]):
+        pairs = pairs.contiguous()
+    return torch.view_as_complex(pairs).movedim(-1, 2)
+
+
+def _real(h: Tensor) -> Tensor:
+    """Complex [B, T, P, H, W] as [B, T, 2P, H, W], (Re, Im) side by side."""
+    return torch.view_as_real(h.movedim(2, -1)).flatten(-2).movedim(-1, 2)
 
 
 # Initial weights
