@@ -294,6 +294,16 @@ def test_network_forecasts_and_is_saved(tmp_path):
     torch.testing.assert_close(one[:, :3], other[:, :3], rtol=0, atol=1e-6)
 
 
+def test_the_constant_plane_is_the_last_channel_and_the_first_embedding():
+    model, found = MovingMNIST(**SMALL), []
+    with torch.no_grad():
+        model.enter.weight.zero_()[:, -1] = 1
+        model.action.copy_(torch.tensor([[3.0], [5.0]]))
+    model.enter.register_forward_hook(lambda module, inputs, output: found.append(output))
+    model(torch.rand(1, 2, 1, 8, 8))
+    assert found[0].shape == (2, 8, 2, 2) and (found[0] == 3).all()
+
+
 @pytest.mark.parametrize("shape", [(2, 5, 1, 8), (2, 0, 1, 8, 8), (2, 5, 2, 8, 8), (2, 5, 1, 8, 10), (2, 5, 1, 6, 8)])
 def test_network_refuses_frames(shape):
     with pytest.raises(ValueError, match=r"frames must be \[B, T >= 1, 1, H, W\], H and W multiples of 4; got"):
@@ -324,13 +334,13 @@ def published(hidden: int = 4, states: int = 3, of_b: int = 5, of_c: int = 3, af
 def test_where_an_entry_goes():
     """B's flat axis is (u, kh, kw); C's kernel is [kh, kw, P, U]; those of convolutions are [kh, kw, in, out]."""
     arrays = published()
-    arrays["seq/B"][1, 2 * 25 + 3 * 5 + 1] = 7, 8  # state 1, channel 2, row 3, column 1
+    arrays["seq/B"][1, 3 * 25 + 0 * 5 + 2] = 7, 8  # state 1, channel 3, row 0, column 2
     arrays["seq/C"][0, 2, 2, 3] = 5, 6  # row 0, column 2, state 2, channel 3
     arrays["seq/C_D_conv/Conv_1/kernel"][0, 0, 1, 2] = 4
     cell = from_published(arrays, num_groups=2).cell
     assert cell.ssm.B.shape == (6, 4, 5, 5) and cell.ssm.C.shape == (4, 6, 3, 3)
     for weight, entries in (
-        (cell.ssm.B, {(1, 2, 3, 1): 7, (3 + 1, 2, 3, 1): 8}),
+        (cell.ssm.B, {(1, 3, 0, 2): 7, (3 + 1, 3, 0, 2): 8}),
         (cell.ssm.C, {(3, 2, 0, 2): 5, (3, 3 + 2, 0, 2): 6}),
         (cell.nonlinear.convs[1].weight, {(2, 1, 0, 0): 4}),
     ):
