@@ -41,7 +41,7 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor, backend: str = "auto") -> Tens
 
     Args:
         a, b: coefficients [B, T, ...], T >= 1. ``a`` may be of any shape that broadcasts to b's, as [C, 1, 1] for one
-            number a channel at all times: it and its gradient are never written in b's shape.
+            number a channel at all times; but by ``reference``, its gradient is never written in b's shape.
         h0: initial state [B, ...].
         backend: one of ``BACKENDS`` (``logspace`` needs a > 0, b >= 0, h0 >= 0), or ``auto``: the fused one of the
             device if its compiler is installed and the numbers are real, else ``linear``. An ``a`` that broadcasts is
@@ -277,15 +277,18 @@ def _chunked(a: Tensor, b: Tensor, h0: Tensor, out: Tensor, reverse: bool, chunk
     tail = range(rest - 1, -1, -1) if reverse else range(whole, whole + rest)
     split = (whole // chunk, chunk)
     a_, b_, out_ = (x[:, part].unflatten(1, split) for x in (a, b, out))
-    products = torch.empty_like(a_, memory_format=torch.contiguous_format)
+    # an a that broadcasts has products that do; axis 2 is time in a chunk, along which they differ
+    small = a_[tuple(slice(0, 1 if stride == 0 and axis != 2 else None) for axis, stride in enumerate(a_.stride()))]
+    products = torch.empty_like(small, memory_format=torch.contiguous_format)
     inner = range(chunk - 1, -1, -1) if reverse else range(chunk)
     outer = range(split[0] - 1, -1, -1) if reverse else range(split[0])
     first, last = inner[0], inner[-1]
     out_[:, :, first] = b_[:, :, first]
-    products[:, :, first] = a_[:, :, first]
+    products[:, :, first] = small[:, :, first]
     for before, t in pairwise(inner):
         torch.addcmul(b_[:, :, t], a_[:, :, t], out_[:, :, before], out=out_[:, :, t])
-        torch.mul(products[:, :, before], a_[:, :, t], out=products[:, :, t])
+        torch.mul(products[:, :, before], small[:, :, t], out=products[:, :, t])
+    products = products.expand(a_.shape)
     carries = torch.empty_like(out_[:, :, 0], memory_format=torch.contiguous_format)
     carry = h0
     for c in outer:

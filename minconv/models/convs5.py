@@ -19,7 +19,7 @@ from minconv.models.convs5_cell import EPS, ConvS5, ConvSSM, GroupNorm, PixelNor
 from minconv.models.pretrained import Pretrained
 from minconv.runtime.checks import whole
 
-__all__ = ["Block", "ConvS5", "ConvSSM", "MovingMNIST", "Stack", "from_published"]
+__all__ = ["Block", "ConvS5", "ConvS5Network", "ConvSSM", "Stack", "from_published"]
 
 
 class Block(nn.Module):
@@ -128,8 +128,9 @@ class Decoder(nn.Module):
         return self.dense(self.norm(x).movedim(1, -1)).movedim(-1, 1).tanh()
 
 
-class MovingMNIST(Pretrained):
-    """The published network for Moving MNIST: encoder, stack, decoder; frames are in [-1, 1].
+class ConvS5Network(Pretrained):
+    """The published network for Moving MNIST: encoder, stack, decoder; frames are in [-1, 1], or 8-bit ones after
+    ``set_normalisation([127.5], [127.5])``.
 
     As published for 300 frames by default; ``hidden=128`` is that for 600. The plane that the program appends for data
     without actions, a constant, is a weight here as there.
@@ -197,7 +198,7 @@ class MovingMNIST(Pretrained):
 # Published weights
 
 
-def from_published(parameters: Mapping[str, np.ndarray | Tensor], **options: Any) -> Block | Stack | MovingMNIST:
+def from_published(parameters: Mapping[str, np.ndarray | Tensor], **options: Any) -> Block | Stack | ConvS5Network:
     """A block, a stack or a network with published weights, in their dtype.
 
     Args:
@@ -277,9 +278,9 @@ def _found(weights: dict[str, Tensor]) -> tuple[type[nn.Module], dict[str, Any]]
     sizes["layers"] = len([name for name in weights if name.endswith("cell.ssm.C")])
     if not first.startswith("stack."):
         return Stack, sizes | {"channels": hidden}
-    stages = [value for name, value in weights.items() if re.fullmatch(r"encoder\.blocks\.\d+\.convs\.0\.weight", name)]
-    depths = [value.shape[0] for value in stages]
-    return MovingMNIST, sizes | {
+    stages = [name for name in weights if re.fullmatch(r"encoder\.blocks\.\d+\.convs\.0\.weight", name)]
+    depths = [weights[f"encoder.blocks.{n}.convs.0.weight"].shape[0] for n in range(len(stages))]
+    return ConvS5Network, sizes | {
         "channels": weights["encoder.convs.0.weight"].shape[1],
         "hidden": hidden,
         "depths": depths,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import loop
 
+from minconv.core import scan
 from minconv.core.scan import linear_scan, usable
 from minconv.kernels import distributed
 
@@ -154,6 +155,16 @@ def test_nothing_of_a_is_made_in_the_shape_of_b(backend):
         gradients = torch.autograd.grad(h, inputs, cotangent)
     known = {x.untyped_storage().data_ptr() for x in (b, cotangent, h, gradients[1])}
     assert set(made) - known == set() and gradients[0].shape == a.shape
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", [(3, 1, 1), (2, 1, 3, 1, 1), (9, 1, 1, 1), (9, 3, 4, 5)])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 9])
+def test_chunks_of_the_gpu_equal_the_loop(shape, chunk, reverse):
+    a, b, h0 = draw(shape, torch.complex128)
+    a = a.expand_as(b)
+    expected = loop(a.flip(1), b.flip(1), h0).flip(1) if reverse else loop(a, b, h0)
+    assert_near([scan._chunked(a, b, h0, torch.empty_like(b), reverse, chunk)], [expected], 1e-12)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from minconv import ConvLSTM
 from minconv.models import count_parameters
-from minconv.models.convs5 import Block, ConvSSM, MovingMNIST, Stack, from_published
+from minconv.models.convs5 import Block, ConvS5Network, ConvSSM, Stack, from_published
 from minconv.models.convs5_cell import hippo
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -239,7 +239,7 @@ def published_loss(found: torch.Tensor, target: torch.Tensor) -> list[torch.Tens
 def test_network(numbers):
     part = under(numbers, "model/")
     model, clip = from_published(under(part, "params/")), video(part["video"])
-    assert isinstance(model, MovingMNIST)
+    assert isinstance(model, ConvS5Network)
     assert_near((model.encoder(clip.flatten(0, 1)).unflatten(0, (2, 5)), video(part["encoded"])))
     assert_near((model.features(clip[:, :-1])[0], video(part["deter"])))
     found, states = model.advance(clip[:, :-1])
@@ -272,7 +272,7 @@ def test_rollout(numbers):
 @pytest.mark.parametrize("hidden, whole, decoder", [(256, 21_681_411, 1_497_985), (128, 7_409_155, 1_424_257)])
 def test_published_counts(hidden, whole, decoder):
     with torch.device("meta"):
-        model = MovingMNIST(hidden=hidden)
+        model = ConvS5Network(hidden=hidden)
     assert count_parameters(model) == whole
     assert (count_parameters(model.encoder), count_parameters(model.decoder)) == (1_223_552, decoder)
     assert count_parameters(model.stack) == 8 * {256: 2_361_728, 128: 591_040}[hidden]
@@ -283,19 +283,19 @@ SMALL = {"hidden": 8, "layers": 2, "depths": (4, 4, 8), "num_groups": 4}
 
 def test_network_forecasts_and_is_saved(tmp_path):
     torch.manual_seed(0)
-    model = MovingMNIST(**SMALL, state_size=4)
+    model = ConvS5Network(**SMALL, state_size=4)
     clip = torch.rand(2, 5, 1, 8, 12) * 2 - 1
     found = model(clip, 3)
     assert found.shape == (2, 8, 1, 8, 12) and found.abs().max() <= 1
     torch.testing.assert_close(model(torch.cat([clip, found[:, 4:-1]], 1)), found, rtol=0, atol=1e-5)
-    again = MovingMNIST.from_pretrained(model.save_pretrained(tmp_path))
+    again = ConvS5Network.from_pretrained(model.save_pretrained(tmp_path))
     torch.testing.assert_close(again.predict(clip, 3), found[:, -4:-1].detach(), rtol=0, atol=1e-6)
     one, other = model(clip), model(torch.cat([clip[:, :3], -clip[:, 3:]], 1))
     torch.testing.assert_close(one[:, :3], other[:, :3], rtol=0, atol=1e-6)
 
 
 def test_the_constant_plane_is_the_last_channel_and_the_first_embedding():
-    model, found = MovingMNIST(**SMALL), []
+    model, found = ConvS5Network(**SMALL), []
     with torch.no_grad():
         model.enter.weight.zero_()[:, -1] = 1
         model.action.copy_(torch.tensor([[3.0], [5.0]]))
@@ -307,7 +307,7 @@ def test_the_constant_plane_is_the_last_channel_and_the_first_embedding():
 @pytest.mark.parametrize("shape", [(2, 5, 1, 8), (2, 0, 1, 8, 8), (2, 5, 2, 8, 8), (2, 5, 1, 8, 10), (2, 5, 1, 6, 8)])
 def test_network_refuses_frames(shape):
     with pytest.raises(ValueError, match=r"frames must be \[B, T >= 1, 1, H, W\], H and W multiples of 4; got"):
-        MovingMNIST(**SMALL)(torch.zeros(shape))
+        ConvS5Network(**SMALL)(torch.zeros(shape))
 
 
 # Published weights
