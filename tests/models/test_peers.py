@@ -2,14 +2,17 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 from helpers import read_log, train_one
 
 from minconv import Forecaster
 from minconv.core.cells import CELLS, cell_class
 from minconv.experiments.navier_stokes import navier_stokes
 from minconv.experiments.recipes import RECIPE, setting
+from minconv.experiments.series import series_experiment
 from minconv.models import MODELS, PEERS, build_model, count_parameters, named
 from minconv.models.convs5 import ConvS5
 from minconv.runtime.names import STYLE
@@ -41,6 +44,15 @@ def test_no_experiment_has_them_unasked(peer):
 def test_an_experiment_that_names_them_has_them(peer):
     build = setting(RECIPE, (1,), ("minconvlstm", peer), layers=1, hidden=4).models[peer]
     assert isinstance(build(1).cells[0], cell_class(peer))
+
+
+def test_a_series_experiment_that_names_them_has_them(peer, tmp_path):
+    shape = {"time": np.datetime64("2000-01-01", "ns") + np.arange(900) * np.timedelta64(1, "D")}
+    shape |= {"lat": np.arange(30.0, 38, 2), "lon": np.arange(0.0, 12, 2)}
+    series = xr.DataArray(np.random.default_rng(0).normal(size=(900, 4, 6)), shape, tuple(shape), "z")
+    parts = {"train": ("2000", "2000"), "validation": ("2001-01", "2001-06"), "test": ("2001-07", "2002-06")}
+    built = series_experiment(series, tmp_path, **parts, models=(peer,)).settings["recipe"].models[peer](1)
+    assert isinstance(built.cells[0], cell_class(peer)) and built.config["hidden"] == PEERS[peer].channels[1]
 
 
 def test_they_have_one_identity_and_the_size_of_all(peer):
