@@ -172,10 +172,12 @@ CELLS: dict[str, type[Cell]] = {
     "minconvlstm": MinConvLSTM,
     "minconvexplstm": MinConvExpLSTM,
 }
+PEERS: dict[str, type[Cell]] = {}  # of other papers, by ``minconv.models``: known by name, in no experiment unasked
 
 
 def cell_class(cell: str | type[Cell]) -> type[Cell]:
     """A cell's class from its name or itself; raises ValueError or TypeError otherwise."""
     if isinstance(cell, type) and issubclass(cell, Cell):
         return cell
-    return CELLS[choice("cell", cell, CELLS)]
+    known = CELLS | PEERS
+    return known[choice("cell", cell, known)]

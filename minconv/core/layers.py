@@ -66,6 +66,24 @@ def _over_pole(rows: Tensor) -> Tensor:
     return rows.flip(-2).roll(rows.shape[-1] // 2, -1)
 
 
+def padded_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: str, width: int, dilation: int = 1
+) -> Tensor:
+    """``PaddedConv2d`` of frames [N, C, H, W] with a kernel [C', C, k, k]; margins of width dilation (k - 1) / 2."""
+    check_dtype("x", x, weight)
+    if x.dim() != 4 or x.shape[1] != weight.shape[1] or 0 in x.shape[2:]:
+        raise ValueError(f"x must be frames [N, {weight.shape[1]}, H >= 1, W >= 1]; got {list(x.shape)}")
+    rows, columns = PADDINGS[padding]
+    zeros = width * (rows == "zeros"), width * (columns == "zeros")
+    margins = width - zeros[0], width - zeros[1]
+    if rows == "edge":
+        x = F.pad(x, (width,) * 4, mode="replicate")
+    elif any(margins):
+        x = wrap(margins, x, pole=rows == "pole")
+    # autocast computes in half precision; what follows, a recurrence, keeps the precision of its input
+    return F.conv2d(x, weight, bias, padding=zeros, dilation=dilation).to(x.dtype)
+
+
 class PaddedConv2d(nn.Module):
     """Convolution of frames [N, C, H, W] -> [N, C', H, W] that keeps H x W.
 
@@ -96,18 +114,7 @@ class PaddedConv2d(nn.Module):
         self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        check_dtype("x", x, self.weight)
-        if x.dim() != 4 or x.shape[1] != self.weight.shape[1] or 0 in x.shape[2:]:
-            raise ValueError(f"x must be frames [N, {self.weight.shape[1]}, H >= 1, W >= 1]; got {list(x.shape)}")
-        rows, columns = PADDINGS[self.padding]
-        zeros = self.width * (rows == "zeros"), self.width * (columns == "zeros")
-        margins = self.width - zeros[0], self.width - zeros[1]
-        if rows == "edge":
-            x = F.pad(x, (self.width,) * 4, mode="replicate")
-        elif any(margins):
-            x = wrap(margins, x, pole=rows == "pole")
-        # autocast computes in half precision; what follows, a recurrence, keeps the precision of its input
-        return F.conv2d(x, self.weight, self.bias, padding=zeros, dilation=self.dilation).to(x.dtype)
+        return padded_conv2d(x, self.weight, self.bias, self.padding, self.width, self.dilation)
 
     def extra_repr(self) -> str:
         out, into, kernel, _ = self.weight.shape

@@ -40,10 +40,12 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor, backend: str = "auto") -> Tens
     """Solves h_t = a_t h_{t-1} + b_t for all t at once.
 
     Args:
-        a, b: coefficients [B, T, ...], T >= 1.
+        a, b: coefficients [B, T, ...], T >= 1. ``a`` may be of any shape that broadcasts to b's, as [C, 1, 1] for one
+            number a channel at all times; but by ``reference``, its gradient is never written in b's shape.
         h0: initial state [B, ...].
         backend: one of ``BACKENDS`` (``logspace`` needs a > 0, b >= 0, h0 >= 0), or ``auto``: the fused one of the
-            device if its compiler is installed and the numbers are real, else ``linear``.
+            device if its compiler is installed and the numbers are real, else ``linear``. An ``a`` that broadcasts is
+            for ``reference``, ``linear`` and, if it is complex and the same at all times, ``cpu``.
 
     Returns:
         h [B, T, ...]; its last frame is the new state.
@@ -54,9 +56,12 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor, backend: str = "auto") -> Tens
     """
     choice("backend", backend, ("auto", *BACKENDS))
     _check_tensors(a=a, b=b, h0=h0)
-    if a.shape != b.shape or a.dim() < 2:
-        raise ValueError(f"a and b must have one shape [B, T, ...]; got a {list(a.shape)} and b {list(b.shape)}")
+    if b.dim() < 2 or (a.shape != b.shape and not _broadcasts(a, b)):
+        found = f"got a {list(a.shape)} and b {list(b.shape)}, to which a does not broadcast"
+        raise ValueError(f"a and b must have one shape [B, T, ...]; {found}")
     _check_state("b", b, h0, b.shape[2:])
+    if a.shape != b.shape:
+        return _broadcast_scan(a, b, h0, backend)
     backend = _chosen(backend, b)
     if backend == "logspace":
         _check_signs(a=a, b=b, h0=h0)
@@ -93,6 +98,22 @@ def gated_scan(gates: Tensor, h0: Tensor, gating: str, backend: str = "auto") ->
     if backend in _EAGER:
         return _EAGER[backend](*coefficients(gates, gating), h0)
     return _fused(backend).gated_scan(gates, h0, gating)
+
+
+def _broadcast_scan(a: Tensor, b: Tensor, h0: Tensor, backend: str) -> Tensor:
+    """``linear_scan`` with an a that is smaller than b."""
+    if backend not in ("auto", "reference", "linear", "cpu"):
+        raise ValueError(f"a must have b's shape {list(b.shape)} for backend {backend}; got {list(a.shape)}")
+    a = a[(None,) * (b.dim() - a.dim())]
+    if backend == "reference" or traced():
+        return loop(a.expand_as(b), b, h0)
+    steady = b.is_complex() and a.shape[1] == 1
+    if backend == "cpu" or (backend == "auto" and steady and b.shape[1] > 1 and _serves("cpu", b.device.type)):
+        if not steady:
+            found = f"got {a.dtype}, {list(a.shape)}"
+            raise ValueError(f"a must be complex and the same at all times, or of b's shape, for backend cpu; {found}")
+        return _fused("cpu").steady_scan(a.squeeze(1), b, h0)
+    return linear(a.expand(b.shape[0], *a.shape[1:]), b, h0)  # leading axes are a batch's, see ``in_one_batch``
 
 
 # Which backend
@@ -183,8 +204,8 @@ def linear(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
         grad b_t = grad h_t + a_{t+1} grad b_{t+1},    grad a_t = grad b_t h_{t-1},    grad h_0 = a_1 grad b_1
     """
     if traced():
-        return loop(a, b, h0)
-    if a.shape[1] == 1:  # a step: nothing to scan
+        return loop(a.expand_as(b), b, h0)
+    if b.shape[1] == 1:  # a step: nothing to scan
         return torch.addcmul(b, a, h0.unsqueeze(1))
     return _Linear.apply(a, b, h0)
 
@@ -192,7 +213,7 @@ def linear(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
-        return walk(a, b, h0)
+        return walk(a.expand_as(b), b, h0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -202,19 +223,24 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, h0, h = ctx.saved_tensors
-        a = a.conj()  # a view; nothing but a flag for real numbers
+        shape, a = a.shape, a.expand_as(h).conj()  # views; conj is nothing but a flag for real numbers
         last = grad[:, -1]
         if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too: nothing in place
             rest = linear(a[:, 1:].flip(1), grad[:, :-1].flip(1), last).flip(1)
             grad_b = torch.cat([rest, last.unsqueeze(1)], dim=1)
             before = torch.cat([h0.unsqueeze(1), h[:, :-1]], dim=1)
-            return grad_b * before.conj(), grad_b, a[:, 0] * grad_b[:, 0]
+            return (grad_b * before.conj()).sum_to_size(shape), grad_b, a[:, 0] * grad_b[:, 0]
         grad_b = torch.empty_like(grad)
         grad_b[:, -1] = last
         # time backwards: step t of this scan is frame T - 1 - t
         walk(a[:, 1:], grad[:, :-1], last, out=grad_b[:, :-1], reverse=True)
         grad_a = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and shape != h.shape:  # summed frame by frame
+            grad_a = grad_b.new_zeros(shape)
+            for t in range(h.shape[1]):
+                frame = grad_b[:, t] * (h[:, t - 1] if t else h0).conj()
+                grad_a[:, min(t, shape[1] - 1)] += frame.sum_to_size(shape[:1] + shape[2:])
+        elif ctx.needs_input_grad[0]:
             grad_a = torch.empty_like(grad_b)
             torch.mul(grad_b[:, 0], h0.conj(), out=grad_a[:, 0])
             torch.mul(grad_b[:, 1:], h[:, :-1].conj(), out=grad_a[:, 1:])
@@ -251,15 +277,18 @@ def _chunked(a: Tensor, b: Tensor, h0: Tensor, out: Tensor, reverse: bool, chunk
     tail = range(rest - 1, -1, -1) if reverse else range(whole, whole + rest)
     split = (whole // chunk, chunk)
     a_, b_, out_ = (x[:, part].unflatten(1, split) for x in (a, b, out))
-    products = torch.empty_like(a_, memory_format=torch.contiguous_format)
+    # an a that broadcasts has products that do; axis 2 is time in a chunk, along which they differ
+    small = a_[tuple(slice(0, 1 if stride == 0 and axis != 2 else None) for axis, stride in enumerate(a_.stride()))]
+    products = torch.empty_like(small, memory_format=torch.contiguous_format)
     inner = range(chunk - 1, -1, -1) if reverse else range(chunk)
     outer = range(split[0] - 1, -1, -1) if reverse else range(split[0])
     first, last = inner[0], inner[-1]
     out_[:, :, first] = b_[:, :, first]
-    products[:, :, first] = a_[:, :, first]
+    products[:, :, first] = small[:, :, first]
     for before, t in pairwise(inner):
         torch.addcmul(b_[:, :, t], a_[:, :, t], out_[:, :, before], out=out_[:, :, t])
-        torch.mul(products[:, :, before], a_[:, :, t], out=products[:, :, t])
+        torch.mul(products[:, :, before], small[:, :, t], out=products[:, :, t])
+    products = products.expand(a_.shape)
     carries = torch.empty_like(out_[:, :, 0], memory_format=torch.contiguous_format)
     carry = h0
     for c in outer:
@@ -306,6 +335,12 @@ def _check_tensors(**tensors: Tensor) -> None:
         if len(found) > 1:
             listed = ", ".join(f"{name} {getattr(tensor, kind)}" for name, tensor in tensors.items())
             raise (TypeError if kind == "dtype" else ValueError)(f"all must have one {kind}; got {listed}")
+
+
+def _broadcasts(a: Tensor, b: Tensor) -> bool:
+    """Whether a has axes of b's lengths or of length 1, and no more of them."""
+    axes = zip(reversed(a.shape), reversed(b.shape), strict=False)
+    return a.dim() <= b.dim() and all(mine in (1, other) for mine, other in axes)
 
 
 def _check_state(name: str, sequence: Tensor, h0: Tensor, tail: tuple[int, ...] | torch.Size) -> None:

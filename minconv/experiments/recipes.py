@@ -7,7 +7,7 @@ from typing import Any
 
 from minconv.core.cells import CELLS
 from minconv.experiments.experiment import Setting
-from minconv.models import MODELS, build_model
+from minconv.models import build_model, named
 from minconv.training import Training
 
 PUBLISHED = Training(optimizer="adam", lr=5e-4, warmup=0.0, weight_decay=0.01)
@@ -20,5 +20,5 @@ PAIR = ("convlstm", "minconvlstm")  # where all cells would be too many
 
 def setting(training: Training, seeds: tuple[int, ...], models: Iterable[str] = CELLS, **options: Any) -> Setting:
     """Models of ``minconv.models`` with the same options."""
-    builds = {name: partial(build_model, MODELS[name], **options) for name in models}
+    builds = {name: partial(build_model, named(name), **options) for name in models}
     return Setting(training, builds, seeds, options)

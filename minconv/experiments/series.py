@@ -23,7 +23,7 @@ from minconv.evaluation.combine import Combination, stacked
 from minconv.evaluation.forecast import DAY, as_array, forecast, frame_step, init_times
 from minconv.experiments.experiment import Entry, Experiment, Setting, Task
 from minconv.experiments.tasks import Series, split
-from minconv.models import MODELS, build_model
+from minconv.models import MODELS, PEERS, build_model
 from minconv.runtime.checks import choice, positive
 from minconv.training import Training
 
@@ -98,7 +98,7 @@ def series_experiment(
         series: over (time, lat, lon), or a Dataset of several variables, from ``minconv.data.open_series``.
         folder: where runs are kept, and continued.
         train, validation, test: first and last date of each period, as xarray selects by: ("2000", "2007").
-        models: names in ``minconv.models.MODELS``.
+        models: names in ``minconv.models.MODELS`` or ``PEERS``.
         seeds: of each model.
         days: of a forecast; ridge regression is among the baselines where its map from cells to cells fits
             1 GiB and the record is six times as long.
@@ -131,9 +131,9 @@ def series_experiment(
     forcing = Forcing(field, known) if len(known) else None
     fixed |= {"known": forcing.count} if forcing else {}
     options = SHAPE | {"padding": _padding(field)} | options | fixed
-    builds = {}
+    builds, registry = {}, MODELS | PEERS
     for name in models:
-        model = MODELS[choice("models", name, MODELS)]
+        model = registry[choice("models", name, registry)]
         builds[name] = partial(build_model, model, **{"hidden": model.channels[1]} | options)
 
     def load(on: torch.device) -> Series:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from minconv.core import scan
 from minconv.core.layers import Margins, wrap_eagerly
 from minconv.kernels import cpu_loops as loops
-from minconv.kernels.autograd import FUSED, differentiable, scans
+from minconv.kernels.autograd import FUSED, Lanes, differentiable, scans
 
 
 def available(kind: str = "cpu") -> bool:
@@ -60,6 +61,52 @@ def gated_scan(gates: Tensor, h0: Tensor, gating: str) -> Tensor:
     """h [B, T, C, H, W] from gates [B, T, kC, H, W]; raises ValueError on a GPU."""
     dtype = _computed_in(h0)
     return _gated_scan(gates.to(dtype), h0.to(dtype), gating).to(h0.dtype)
+
+
+# With one complex a for all times
+
+
+def steady_scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
+    """h [B, T, ...] of h_t = a h_{t-1} + b_t, complex, with a that broadcasts to h0 [B, ...].
+
+    The gradient by a is summed over time while it is made. Raises ValueError on a GPU.
+    """
+    if h0.device.type != "cpu":
+        raise ValueError(f"h0 must be on the CPU for backend cpu; got {h0.device}")
+    return _steady(None, h0, a.expand(h0.shape), b)
+
+
+def _pairs(lanes: Tensor) -> Tensor:
+    """Complex lanes [B, T, P, L] as real ones [B, T, 1, 2PL], (Re, Im) side by side: rows are long for any L."""
+    return torch.view_as_real(lanes.resolve_conj()).flatten(2).unsqueeze(2)
+
+
+def _steady_run(option: None, h0: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    lanes = Lanes(b, "linear")
+    h = lanes.empty(b)
+    inputs = lanes(a.unsqueeze(1)), lanes(b), lanes(b), lanes.state(h0).unsqueeze(1), h
+    _on_pairs(loops.steady_forward, *map(_pairs, inputs))
+    return lanes.frames(h)
+
+
+def _steady_gradient(option: None, grad: Tensor, tensors: Sequence[Tensor], h: Tensor) -> Sequence[Tensor]:
+    h0, a, b = tensors
+    lanes = Lanes(b, "linear")
+    state, grad_b = lanes.state(h0).unsqueeze(1), lanes.empty(b)
+    grad_h0, grad_a = torch.zeros_like(state), torch.zeros_like(state)
+    inputs = lanes(a.unsqueeze(1)), lanes(b), lanes(b), state, lanes(h), lanes(grad), grad_a, grad_b, grad_b, grad_h0
+    _on_pairs(loops.steady_backward, *map(_pairs, inputs))
+    return lanes.frames(grad_h0.squeeze(1)), lanes.frames(grad_a.squeeze(1)), lanes.frames(grad_b)
+
+
+def _on_pairs(kernel: loops.Kernel, *tensors: Tensor) -> None:
+    h = tensors[4]  # as in scan_forward
+    kernel(h.dtype, h.numel(), 0, *h.shape, *tensors)
+
+
+_steady = differentiable(
+    _steady_run, _steady_gradient, lambda _, h0, a, b: scan.linear_scan(a.unsqueeze(1), b, h0, "linear")
+)
 
 
 def _computed_in(h0: Tensor) -> torch.dtype:

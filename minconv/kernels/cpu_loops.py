@@ -328,7 +328,35 @@ def _step(gating, backward, args, b, t, p, n, width, like):
 
 
 @inlined
-def _scan(backward, like):
+def _steady_step(backward, args, b, t, p, n, width, like):
+    """The same of h_t = a h_{t-1} + b_t with complex numbers, (Re, Im) side by side, where a is that of all times."""
+    a = _row(args, X, b, 0, p, n, like)
+    before = _row(args, H0, b, 0, p, n, like) if t == 0 else _row(args, H, b, t - 1, p, n, like)
+    if backward:
+        grad, grad_b = _row(args, GRAD, b, t, p, n, like), _row(args, GRAD_Y, b, t, p, n, like)
+        grad_a, carry = _row(args, GRAD_X, b, 0, p, n, like), _row(args, GRAD_H0, b, 0, p, n, like)
+        for re in range(0, width, 2):
+            im = re + 1
+            x, y = load(grad, re) + fetch(3, carry, re), load(grad, im) + fetch(3, carry, im)
+            u, v, c, s = load(before, re), load(before, im), load(a, re), load(a, im)
+            sum_re, sum_im = fetch(0, grad_a, re), fetch(0, grad_a, im)
+            store(0, grad_a, re, sum_re + (x * u + y * v))  # e_t conj(h_{t-1})
+            store(0, grad_a, im, sum_im + (y * u - x * v))
+            store(1, grad_b, re, x)
+            store(1, grad_b, im, y)
+            store(3, carry, re, x * c + y * s)
+            store(3, carry, im, y * c - x * s)
+    else:
+        of_b, h = _row(args, Y, b, t, p, n, like), _row(args, H, b, t, p, n, like)
+        for re in range(0, width, 2):
+            im = re + 1
+            u, v, c, s = fetch(0, before, re), fetch(0, before, im), load(a, re), load(a, im)
+            store(0, h, re, c * u - s * v + load(of_b, re))
+            store(0, h, im, c * v + s * u + load(of_b, im))
+
+
+@inlined
+def _scan(backward, steady, like):
     args = integers(like)
     gating, batch, steps = load(args, GATING), load(args, BATCH), load(args, STEPS)
     places, lanes = load(args, PLACES), load(args, LANES)
@@ -342,7 +370,9 @@ def _scan(backward, like):
         for step in range(steps):
             t = steps - 1 - step if backward else step
             for p in range(start, min(start + group, places)):
-                if gating == LINEAR:
+                if steady:
+                    _steady_step(backward, args, b, t, p, n, width, like)
+                elif gating == LINEAR:
                     _step(LINEAR, backward, args, b, t, p, n, width, like)
                 elif gating == GRU:
                     _step(GRU, backward, args, b, t, p, n, width, like)
@@ -355,13 +385,25 @@ def _scan(backward, like):
 @Kernel
 def scan_forward(args):
     """x, y, u, h0, h: with x, y, u the blocks of a gating (y = x where it has two; u = x for linear), lanes."""
-    _scan(False, args)
+    _scan(False, False, args)
 
 
 @Kernel
 def scan_backward(args):
     """x, y, u, h0, h, grad, grad_x, grad_y, grad_u, grad_h0, which is zero before."""
-    _scan(True, args)
+    _scan(True, False, args)
+
+
+@Kernel
+def steady_forward(args):
+    """As ``scan_forward`` with x = a [B, 1, P, L], y = b; lanes of (Re, Im)."""
+    _scan(False, True, args)
+
+
+@Kernel
+def steady_backward(args):
+    """As ``scan_backward``; grad_x is that of a, which is zero before as well."""
+    _scan(True, True, args)
 
 
 # Padding of channels_last frames [N, H, W, C] on axes that wrap. Over a pole, rows go on as in a mirror, the longitudes

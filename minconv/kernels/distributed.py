@@ -63,6 +63,8 @@ def linear_scan(
         NotImplementedError: under ``torch.vmap`` or a transform of ``torch.func``.
     """
     choice("backend", backend, LOCAL)
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape != b.shape:
+        raise ValueError(f"a must have b's shape {list(b.shape)} for backend distributed; got {list(a.shape)}")
 
     def local(h: Tensor) -> Tensor:
         return a * b if _empty(a) else scan.linear_scan(a, b, h, backend)

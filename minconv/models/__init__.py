@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from minconv.core import cells
 from minconv.core.cells import CELLS, Cell, MinimalCell
+from minconv.models.convs5_cell import ConvS5
 from minconv.models.forecaster import Forecaster
 from minconv.runtime.checks import choice
 from minconv.runtime.names import STYLE, style
@@ -41,7 +43,7 @@ class Model:
 
 
 def _recurrent(cell: str, minimal: bool, *channels: int) -> Model:
-    return Model(CELLS[cell].__name__, minimal, partial(Forecaster, cell), channels)
+    return Model(cells.cell_class(cell).__name__, minimal, partial(Forecaster, cell), channels)
 
 
 MODELS = {
@@ -51,6 +53,17 @@ MODELS = {
     "minconvlstm": _recurrent("minconvlstm", True, 40, 20),
     "minconvexplstm": _recurrent("minconvexplstm", True, 40, 20),
 }
+
+# models of other papers: built, trained and drawn by their names, in an experiment where it names them; ``MODELS`` are
+# those that every experiment compares
+cells.PEERS["convs5"] = ConvS5
+PEERS = {"convs5": _recurrent("convs5", True, 35, 17)}
+
+
+def named(name: str) -> Model:
+    """One of ``MODELS`` or ``PEERS``; raises ValueError, TypeError on another name."""
+    models = MODELS | PEERS
+    return models[choice("name", name, models)]
 
 
 def register(name: str, cell: type[Cell], label: str, color: str, marker: str = "*") -> None:
@@ -82,7 +95,7 @@ def build_model(name: str | Model, seed: int, **options: Any) -> nn.Module:
     """A model with the initial weights of a seed, at about 175,000 parameters where ``hidden`` does not say otherwise.
 
     Args:
-        name: one of ``MODELS``, or what it stands for there.
+        name: one of ``MODELS`` or ``PEERS``, or what it stands for there.
         seed: of the weights; the global random state is left alone.
         options: of the model. Without ``hidden`` it has the published channels; with ``layers`` or ``kernel_size``
             among the options, as many as bring it nearest to that size.
@@ -90,7 +103,7 @@ def build_model(name: str | Model, seed: int, **options: Any) -> nn.Module:
     Raises:
         TypeError, ValueError: an unknown name, a seed that is none, or an option that the model does not allow.
     """
-    model = name if isinstance(name, Model) else MODELS[choice("name", name, MODELS)]
+    model = name if isinstance(name, Model) else named(name)
     if "hidden" not in options:
         reshaped = options.keys() & {"layers", "kernel_size"}
         fixed = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in options.items())

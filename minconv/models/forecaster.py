@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minconv.core.cells import CELLS, Cell, State, cell_class
+from minconv.core.cells import CELLS, PEERS, Cell, State, cell_class
 from minconv.core.layers import check_dtype, on_frames, residual_norm_of
 from minconv.core.scan import transformed
 from minconv.models.pretrained import Pretrained
@@ -18,7 +18,7 @@ class Forecaster(Pretrained):
     """Forecasts frames: x_{t+1} = decoder(stack(encoder(x_t))), each layer x = norm(x + cell(x)).
 
     Args:
-        cell: ``minconvgru``, ``minconvlstm``, ``minconvexplstm``, ``convgru``, ``convlstm``, or a class.
+        cell: ``minconvgru``, ``minconvlstm``, ``minconvexplstm``, ``convgru``, ``convlstm``, ``convs5``, or a class.
         channels: channels C of a frame.
         hidden: channels of the hidden states.
         layers: number of recurrent layers.
@@ -72,7 +72,7 @@ class Forecaster(Pretrained):
         if not isinstance(size, (tuple, list)) or len(size) != 2:
             raise ValueError(f"size must be (H, W); got {size!r}")
         self.size = (whole("size[0]", size[0], 1), whole("size[1]", size[1], 1))
-        names = {known: name for name, known in CELLS.items()}
+        names = {known: name for name, known in (CELLS | PEERS).items()}
         self.config = options | {
             "cell": names.get(kind, kind),
             "channels": channels,
