@@ -169,7 +169,9 @@ def _train(
             return False
         models = [model.to(fabric.device, windows.trajectories.dtype) for model in models]
         seen = length if known else settings.context
-        is_stack = len(models) > 1 and stackable(models, windows.first(seen), settings.horizon)
+        # on the CPU torch.vmap leaves what autocast should cast, a convolution's bias, as it is
+        is_half = about["precision"] == "bf16-mixed" and fabric.device.type == "cpu"
+        is_stack = len(models) > 1 and not is_half and stackable(models, windows.first(seen), settings.horizon)
         state = State(Ensemble(models, is_stack, seeds), seeds, settings)
         try:
             if tensors:

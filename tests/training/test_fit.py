@@ -239,8 +239,9 @@ def test_learns_to_move_a_field_on(tmp_path):
     assert losses[-1] < 0.1 * mse_loss(truth[:, 1:], truth[:, :-1]).item()  # persistence
 
 
-def test_bfloat16_stays_near_float32(tmp_path):
-    half, single = (train_one(tmp_path / name, precision=name) for name in ("bf16-mixed", "32-true"))
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+def test_bfloat16_stays_near_float32(tmp_path, seeds):
+    half, single = (train_one(tmp_path / name, seeds, precision=name) for name in ("bf16-mixed", "32-true"))
     losses = [[row["validation_loss"] for row in read_log(folder)] for folder in (half, single)]
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.1)
     assert all(weight.dtype == torch.float32 for weight in load_weights(half)[1].values())
