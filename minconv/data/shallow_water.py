@@ -212,7 +212,7 @@ def simulate(
         sample = int((~slow).nonzero()[0])
         raise FloatingPointError(
             f"sample {sample} at step 0: dt = {dt:g} s is too large for the fastest wave on cells of {dx:g} m; "
-            f"use dt = {0.9 * float(limit[sample]):.3g} s or less"
+            f"use dt = {0.9 * float(limit[sample]):.4g} s or less"
         )
     eta, velocities, frames, lowest = eta0, waves.rest(eta0), [eta0], []
     for number in range(1, steps + 1):
@@ -288,7 +288,7 @@ def _fine(name: str) -> Tensor:
 
 
 def topography(name: str, cells: int = 32) -> Tensor:
-    """Still depth ``A``, a slope along y, ``B`` or ``C``, of structure, as cell means, m, float64 ``[cells, cells]``."""
+    """Still depth ``A``, a slope along y, ``B`` or ``C``, with structure: cell means, m, float64 [cells, cells]."""
     if FINE % whole("cells", cells, 1):
         raise ValueError(f"cells must divide {FINE}; got {cells}")
     return coarsen(_fine(name), FINE // cells)
@@ -403,6 +403,6 @@ def _make(path: Path, parameters: dict[str, Any]) -> None:
 
 
 def load(path: str | Path) -> xr.Dataset:
-    """``eta (sample, time, x, y)`` and ``depth (x, y)`` of a file that ``generate`` wrote; raises as ``store.opened``."""
+    """``eta (sample, time, x, y)`` and ``depth (x, y)`` of a file of ``generate``; raises as ``store.opened``."""
     with store.opened(path, "minconv.data.shallow_water.generate") as dataset:
         return xr.decode_cf(dataset.load(), decode_times=False)[["eta", "depth"]].transpose("sample", "time", "x", "y")

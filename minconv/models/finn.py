@@ -23,14 +23,15 @@ from minconv.runtime.checks import choice, positive, whole
 from minconv.runtime.seeds import generator
 
 GRAVITY = 9.81  # m s-2; known, since elevation tells the product of gravity and depth alone
+SPREAD = 0.05  # of a and b at the start
 UNIT = 10.0  # m, of what is sought beside a flat bottom
 LARGE = 1e6  # times the first loss: what a line search sees where the scheme breaks off
 Simulate = Callable[..., Tensor]
 History = dict[str, list[float]]
-Ghosts = Callable[[Tensor, int], tuple[Tensor | float, Tensor | float]]
+Ghosts = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor]]  # of u, an axis and D
 
 
-class Perceptron(nn.Sequential):
+def perceptron(sizes: Sequence[int], bias: bool = False, bounded: bool = True) -> nn.Sequential:
     """tanh layers over the last axis, in float64.
 
     Args:
@@ -38,20 +39,18 @@ class Perceptron(nn.Sequential):
         bias: whether layers have one.
         bounded: whether the last layer has a tanh as well.
     """
-
-    def __init__(self, sizes: Sequence[int], bias: bool = False, bounded: bool = True):
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Linear(inputs, outputs, bias, dtype=torch.float64), nn.Tanh()]
-        super().__init__(*(layers if bounded else layers[:-1]))
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs, bias, dtype=torch.float64), nn.Tanh()]
+    return nn.Sequential(*(layers if bounded else layers[:-1]))
 
 
-def periodic(u: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+def periodic(u: Tensor, axis: int, diffusion: Tensor) -> tuple[Tensor, Tensor]:
     """The cells before the first and after the last are the last and the first."""
     return u.narrow(axis, u.shape[axis] - 1, 1), u.narrow(axis, 0, 1)
 
 
-def closed(u: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+def closed(u: Tensor, axis: int, diffusion: Tensor) -> tuple[Tensor, Tensor]:
     """Nothing flows through the edges."""
     return u.narrow(axis, 0, 1), u.narrow(axis, u.shape[axis] - 1, 1)
 
@@ -59,42 +58,40 @@ def closed(u: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 def fixed(before: float, after: float) -> Ghosts:
     """Dirichlet values beyond the edges."""
 
-    def ghosts(u: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    def ghosts(u: Tensor, axis: int, diffusion: Tensor) -> tuple[Tensor, Tensor]:
         edge = u.narrow(axis, 0, 1)
         return torch.full_like(edge, before), torch.full_like(edge, after)
 
     return ghosts
 
 
-def outflow(before: float, reach: float | Tensor) -> Ghosts:
-    """A value before the first cell; after the last ``reach`` times the fall over the last two (Cauchy)."""
+def outflow(before: float, dx: float) -> Ghosts:
+    """A value before the first cell; after the last the first D times dx times the fall over the last two (Cauchy)."""
 
-    def ghosts(u: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        edge, last = u.narrow(axis, 0, 1), u.narrow(axis, u.shape[axis] - 2, 2)
-        return torch.full_like(edge, before), -reach * last.diff(dim=axis)
+    def ghosts(u: Tensor, axis: int, diffusion: Tensor) -> tuple[Tensor, Tensor]:
+        fall = u.narrow(axis, u.shape[axis] - 2, 1) - u.narrow(axis, u.shape[axis] - 1, 1)
+        return torch.full_like(fall, before), diffusion[0] * dx * fall
 
     return ghosts
 
 
 class RightHandSide(nn.Module):
-    """du/dt of the published FINN on cells of one or two axes, to be integrated by any solver.
+    """du/dt of the published FINN on cells along one or two axes, to be integrated by any solver.
 
-    With l and r the differences of a cell to its neighbours, learned as s_0 u + s_1 u_neighbour where ``stencil``,
-    and f what the network makes of u:
+    With l and r the differences to the neighbours, s_0 u + s_1 u_neighbour, and f what the network makes of u:
 
         velocity     D (l + r) + max(f, 0)/dx l - min(f, 0)/dx r    (Burgers: against the flow)
-        retardation  D scale sigmoid(f) (l + r) of the first variable; D (l + r) for the others (diffusion-sorption)
-        source       D (l + r) + scale f, over both axes            (diffusion-reaction, Allen-Cahn)
-
-    Where variables are retarded, all go down the gradient of the first.
+        retardation  D 10^p sigmoid(f) (l + r) of the first variable, D (l + r) of the first for the others
+                                                                    (diffusion-sorption)
+        source       D (l + r) + p f, l and r of both axes          (diffusion-reaction, Allen-Cahn)
 
     Args:
         role: ``velocity``, ``retardation`` or ``source``.
         network: of the variables ``[..., V]``, or of the first alone where it retards.
         diffusion: D of each variable ``[V]``, over dx^2 where it is a diffusivity; learned.
-        ghosts: what lies beyond the edges: ``periodic``, ``closed``, ``fixed`` or ``outflow``.
-        dx: edge of a cell, of which ``velocity`` alone makes use.
-        scale: of the network; learned where it is a parameter, and 10^p in the published sorption.
+        ghosts: what lies beyond the edges: ``periodic``, ``closed``, ``fixed(...)`` or ``outflow(...)``.
+        dx: edge of a cell, which ``velocity`` alone asks for.
+        scale: p, learned; None leaves it out.
         stencil: whether s_0 and s_1 are learned; else -1 and 1.
     """
 
@@ -105,14 +102,15 @@ class RightHandSide(nn.Module):
         diffusion: Tensor,
         ghosts: Ghosts,
         dx: float = 1.0,
-        scale: float | Tensor = 1.0,
+        scale: float | None = None,
         stencil: bool = False,
     ):
         super().__init__()
         self.role = choice("role", role, ("velocity", "retardation", "source"))
-        self.network, self.ghosts, self.dx, self.scale = network, ghosts, positive("dx", dx), scale
+        self.network, self.ghosts, self.dx = network, ghosts, positive("dx", dx)
         self.diffusion = nn.Parameter(torch.as_tensor(diffusion))
-        pair = torch.tensor([-1.0, 1.0], dtype=self.diffusion.dtype)
+        pair = torch.tensor([-1.0, 1.0]).to(self.diffusion)
+        self.scale = None if scale is None else nn.Parameter(pair.new_tensor(scale))
         self.stencil = nn.Parameter(pair + 0.1 * torch.randn_like(pair)) if stencil else pair
 
     def forward(self, u: Tensor) -> Tensor:
@@ -120,17 +118,17 @@ class RightHandSide(nn.Module):
         driver = u[..., :1] if self.role == "retardation" else u
         found = self.network(driver)
         sides = [self._differences(driver, axis) for axis in range(u.ndim - 1)]
-        spread = sum(left + right for left, right in sides)
+        spread = self.diffusion * sum(left + right for left, right in sides)
         if self.role == "velocity":
             (left, right), *_ = sides
-            return self.diffusion * spread + (found.clamp(min=0) * left - found.clamp(max=0) * right) / self.dx
+            return spread + (found.clamp(min=0) * left - found.clamp(max=0) * right) / self.dx
         if self.role == "source":
-            return self.diffusion * spread + self.scale * found
-        factor = torch.cat([self.scale * found.sigmoid(), torch.ones_like(u[..., 1:])], -1)
-        return self.diffusion * factor * spread
+            return spread + (found if self.scale is None else self.scale * found)
+        factor = found.sigmoid() if self.scale is None else 10**self.scale * found.sigmoid()
+        return spread * torch.cat([factor, torch.ones_like(u[..., 1:])], -1)
 
     def _differences(self, u: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        before, after = self.ghosts(u, axis)
+        before, after = self.ghosts(u, axis, self.diffusion)
         wide, size = torch.cat([before, u, after], axis), u.shape[axis]
         own, other = self.stencil
         return own * u + other * wide.narrow(axis, 0, size), own * u + other * wide.narrow(axis, 2, size)
@@ -143,24 +141,32 @@ class Learned(nn.Module):
     and outer sums; with free weights their product with depth is all that waves tell, and depth comes out wrong.
 
     Args:
-        seed: of the start, a and b from N(0, 0.05^2).
+        seed: of the start, a and b from N(0, 0.05^2), in units of which they are kept, as depth is in its own.
         constitutive: whether slopes are multiplied by 1 + a network of the elevation at the face; it has to find 1.
     """
 
     def __init__(self, seed: int = 0, constitutive: bool = False):
         super().__init__()
         stream = generator(seed, "weights")
-        self.a, self.b = (
-            nn.Parameter(0.05 * torch.randn((), generator=stream, dtype=torch.float64)) for _ in range(2)
-        )
+        self.numbers = nn.Parameter(torch.randn(2, generator=stream, dtype=torch.float64))
         self.network = None
         if constitutive:
-            self.network = Perceptron((1, 10, 20, 10, 1))
+            self.network = perceptron((1, 10, 20, 10, 1))
             with torch.no_grad():
                 for weight in self.network.parameters():
                     limit = 1 / math.sqrt(weight.shape[1])
                     weight.uniform_(-limit, limit, generator=stream)
                 weight.mul_(0.1)
+
+    @property
+    def a(self) -> Tensor:
+        """Of the slope; 0 is second order, -1/12 fourth."""
+        return SPREAD * self.numbers[0]
+
+    @property
+    def b(self) -> Tensor:
+        """Of the depth; the same."""
+        return SPREAD * self.numbers[1]
 
     @property
     def multiplier(self) -> Callable[[Tensor], Tensor] | None:
@@ -279,7 +285,7 @@ def infer_depth(
             raise FloatingPointError("the depth is not above 0")
         found = {"misfit": misfit(simulate, eta, times, eta0, depth, dx, dt, kernel, gravity)}
         rough = sum(theta.diff(dim=axis).square().mean() for axis in (0, 1))
-        return {"loss": found["misfit"] + smoothing * rough} | found | (dict(kernel.named_parameters()) if joint else {})
+        return {"loss": found["misfit"] + smoothing * rough} | found | ({"a": kernel.a, "b": kernel.b} if joint else {})
 
     history = minimise(parameters, losses, iterations)
     return (start + UNIT * theta).detach(), history
@@ -326,7 +332,8 @@ def depth_covariance(
         for cells in torch.arange(size).split(whole("batch", batch, 1)):
             directions = torch.nn.functional.one_hot(cells, size).to(depth).view(-1, 1, *shape)
             start, place, direction = (
-                field.expand(len(cells), waves, *shape).flatten(0, 1).contiguous() for field in (eta0, depth, directions)
+                field.expand(len(cells), waves, *shape).flatten(0, 1).contiguous()
+                for field in (eta0, depth, directions)
             )
             with forward_ad.dual_level():
                 place = forward_ad.make_dual(place, direction)
