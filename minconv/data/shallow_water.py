@@ -38,7 +38,7 @@ LENGTH = 1e6  # m, of the square domain, whose centre is the origin
 DTYPES = (torch.float32, torch.float64)
 BOUNDARIES = ("walls", "periodic")
 FINE = 1024  # points along an axis over whose values a topography is averaged
-CENTRES = ((-250e3, -250e3), (-250e3, 250e3), (250e3, -250e3), (250e3, 250e3))
+CENTRES = ((-250e3, -250e3), (250e3, 250e3), (-250e3, 250e3), (250e3, -250e3))
 SECONDS = 312.5  # between frames; on 32 x 32 cells a step, a Courant number of 0.35 where H is 120 m
 TOPOGRAPHIES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "A": lambda p, q: 100 + 20 * np.arctan(2 * q) + 0 * p,
