@@ -173,7 +173,7 @@ class Topography:
     def product(self, bottom: str = "B") -> dict[str, float]:
         """Misfits without noise at the true depth, and at 4/5 of it with 5/4 of gravity and with gravity as it is."""
         data, kernel = self.observed(bottom), self.kernel("FINN", bottom)
-        tried = {"true": (1.0, 1.0), "4/5 of depth, 5/4 of gravity": (0.8, 1.25), "4/5 of depth": (0.8, 1.0)}
+        tried = {"the true depth": (1.0, 1.0), "4/5 of depth, 5/4 of gravity": (0.8, 1.25), "4/5 of depth": (0.8, 1.0)}
         return {
             name: misfit(
                 waves.simulate, *data[:3], share * data.depth, self.dx, self.dt, kernel, factor * waves.GRAVITY
