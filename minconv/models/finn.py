@@ -314,7 +314,8 @@ def depth_covariance(
         J^T J / noise^2 + S + 1 / prior^2,
 
     J what elevation changes by with the depth of a cell, from a Jacobian-vector product for each, and S the smoothing
-    that ``infer_depth`` was told, read as a prior of differences. It knows nothing of the scheme's own error.
+    that ``infer_depth`` was told, read as a prior of differences. It knows nothing of the scheme's own error. J is in
+    memory as a whole, cells times observations: a few frames will do.
 
     Args:
         noise: standard deviation of independent errors of ``eta``, m.

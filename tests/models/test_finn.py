@@ -161,6 +161,25 @@ def test_depth_is_found_where_scheme_and_data_are_one():
     assert torch.equal(again, found) and same == history
 
 
+@pytest.mark.parametrize(("start", "height"), [(80.0, 1.0), (150.0, 1.0), (100.0, 1e-4)])
+def test_start_and_height_of_the_waves_do_not_matter(start, height):
+    """The misfit is over the variance of elevation: else low waves would end the search before it begins."""
+    (scheme, eta, times, eta0), _, grid = waves()
+    flat, _ = infer_depth(scheme, eta, times, eta0, *grid, "four", iterations=30)
+    low = scheme(height * eta0, topography("B", 8), *grid, 16)
+    found, _ = infer_depth(scheme, low, times, height * eta0, *grid, "four", start=start, iterations=40)
+    assert rmse(found, flat) < 0.5
+
+
+def test_a_search_that_would_dry_the_sea_comes_back():
+    (scheme, _, times, eta0), depth, grid = waves(8, 24)
+    shallow = depth / 30
+    low = scheme(0.01 * eta0, shallow, *grid, 24)
+    found, history = infer_depth(scheme, low, times, 0.01 * eta0, *grid, "four", 0.0, start=8.0, iterations=30)
+    assert any(math.isnan(loss) for loss in history["loss"]) and any(math.isnan(loss) for loss in history["misfit"])
+    assert rmse(found, shallow) < 0.1
+
+
 def test_frames_are_compared_at_their_times_and_the_start_is_not():
     (scheme, eta, times, eta0), depth, grid = waves()
     few = [0, 3, 9, 15]
