@@ -200,13 +200,17 @@ def simulate(
     Raises:
         TypeError, ValueError: bad arguments.
         FloatingPointError: the step is too large for the depth, a cell falls dry, or the elevation is no longer finite;
-            the message names sample and step.
+            the message names sample and step. Or a kernel that no step is stable with.
     """
     kernel = _kernel(kernel)
     _check(eta0, depth, dx, dt, gravity)
     if whole("steps", steps, 1) % whole("every", every, 1):
         raise ValueError(f"every must divide steps = {steps}; got {every}")
     waves = _Waves(depth, dx, dt, kernel, gravity, choice("boundary", boundary, BOUNDARIES))
+    if _number(kernel.a) >= 0.25:
+        raise FloatingPointError(
+            f"kernel.a must be below 1/4, where the shortest waves grow; got {_number(kernel.a):g}"
+        )
     limit = _limit(eta0, depth, dx, kernel, gravity)
     if not (slow := limit >= dt).all():
         sample = int((~slow).nonzero()[0])

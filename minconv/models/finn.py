@@ -4,7 +4,7 @@ A finite-volume scheme says what flows between cells; networks of few weights st
 a velocity that depends on the concentration (Karlbauer et al., ICML 2022, arXiv 2111.11798). ``RightHandSide`` is that
 for the published equations. For shallow-water waves (arXiv 2408.10649) ``Learned`` is the stencil of the scheme,
 learned over a known bottom by ``fit_kernel``; then ``infer_depth`` finds the depth below other waves, and
-``depth_deviation`` how well it is known.
+``depth_covariance`` how well it is known.
 
 A scheme comes as an argument: ``simulate(eta0, depth, dx, dt, steps, every, kernel, gravity)``, as
 ``minconv.data.shallow_water.simulate`` has it.
@@ -326,8 +326,7 @@ def depth_covariance(
     positive("noise", noise)
     positive("prior", prior)
     eta, numbers = _observed(eta, times, eta0, dt)
-    size, shape = depth.numel(), depth.shape
-    waves = len(eta0)
+    size, shape, waves = depth.numel(), depth.shape, len(eta0)
     jacobian = eta.new_empty(size, eta.numel())
     with torch.no_grad():
         for cells in torch.arange(size).split(whole("batch", batch, 1)):

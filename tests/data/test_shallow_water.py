@@ -269,6 +269,16 @@ def test_a_step_that_is_too_large_is_told_with_one_that_would_do(name, factor):
     simulate(eta, depth, 2 * DX, float(str(told.value).split()[-4]), 50, 50, name)
 
 
+def test_kernels_with_which_the_shortest_waves_grow_are_told():
+    """From a = 1/4 on a checkerboard of the level has no slope, or one that drives it up."""
+    eta, depth = rough(8, 8, 1)
+    simulate(eta, depth, 1000.0, 5.0, 200, 200, SimpleNamespace(a=0.24, b=0.0, multiplier=None))
+    with pytest.raises(
+        FloatingPointError, match=r"kernel\.a must be below 1/4, where the shortest waves grow; got 0\.3"
+    ):
+        simulate(eta, depth, 1000.0, 5.0, 200, 200, SimpleNamespace(a=torch.tensor(0.3), b=0.0, multiplier=None))
+
+
 def test_dry_cells_and_what_is_not_finite_are_told_with_sample_and_step():
     still, wave = torch.zeros(16, 16).double(), 5 * gaussian([(0.0, 0.0)], 16, 6e4)[0]
     with pytest.raises(FloatingPointError, match=r"sample 1 at step 0: a cell is dry, H \+ eta = -1"):
