@@ -157,10 +157,11 @@ def test_depth_is_found_where_scheme_and_data_are_one():
     assert rmse(found, depth) < 0.5 < 5 < rmse(torch.full_like(depth, 100), depth)
     assert history["loss"] == history["misfit"] and history["loss"][-1] < 1e-4 * history["loss"][0]
     assert min(history["loss"]) == pytest.approx(float(misfit(*data, found, *grid, "four")), rel=1e-9)
-    again, same = infer_depth(*data, *grid, "four", 0.0, iterations=30)
-    assert torch.equal(again, found) and same == history
+    (once, short), (again, same) = (infer_depth(*data, *grid, "four", 0.0, iterations=3) for _ in range(2))
+    assert torch.equal(again, once) and same == short
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "height"), [(80.0, 1.0), (150.0, 1.0), (100.0, 1e-4)])
 def test_start_and_height_of_the_waves_do_not_matter(start, height):
     """The misfit is over the variance of elevation: else low waves would end the search before it begins."""
@@ -171,6 +172,7 @@ def test_start_and_height_of_the_waves_do_not_matter(start, height):
     assert rmse(found, flat) < 0.5
 
 
+@pytest.mark.slow
 def test_a_search_that_would_dry_the_sea_comes_back():
     (scheme, _, times, eta0), depth, grid = waves(8, 24)
     shallow = depth / 30
