@@ -48,6 +48,7 @@ def test_what_is_observed(study):
     assert torch.equal(study.observed("C", 0.01, waves_seen=1).eta[:, :7], data.eta)  # the noise is that of all frames
 
 
+@pytest.mark.slow
 def test_finn_finds_a_bottom_with_what_it_learned_on_the_other(study):
     assert study.kernel("FINN", "B") is study.kernels["C"] and study.kernel("two", "B") == "two"
     found = study.find("FINN", "B", noise=0.01)
@@ -67,6 +68,7 @@ def test_finn_finds_a_bottom_with_what_it_learned_on_the_other(study):
         study.find("three")
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_search_for_each_value(study):
     swept = study.sweep("waves_seen", (1, 4), ("four", "two"), noise=0.01)
     assert swept.rmse.dims == ("stencil", "waves_seen") and swept.depth.dims == ("stencil", "waves_seen", "x", "y")
@@ -74,6 +76,7 @@ def test_a_sweep_is_one_search_for_each_value(study):
     assert swept.sel(stencil="two", waves_seen=1, drop=True).identical(one)
 
 
+@pytest.mark.slow
 def test_uncertainty_tells_errors_deviations_and_shares(study):
     data = study.uncertainty("C")
     share = float((abs(data.error) <= 2 * data.deviation).mean())
