@@ -41,18 +41,20 @@ def depth_maps(depth: xr.DataArray, limit: float | None = None) -> Figure:
     return fig
 
 
-def place_maps(fields: xr.DataArray) -> Figure:
+def place_maps(fields: xr.DataArray, limit: float | None = None) -> Figure:
     """Fields over places, none of them negative, side by side in one colour scale that starts at 0.
 
     Args:
         fields: over (panel, y, x); panels are words.
+        limit: of the colours; None is the largest value.
     """
     fields = _panels(fields, "panel", least=1)
     fig, axes = plt.subplots(1, len(fields), figsize=(PAGE, 0.7 + (PAGE - 0.9) / max(len(fields), 2)), squeeze=False)
+    limit = largest(fields.values) if limit is None else positive("limit", limit)
     for ax, name, field in zip(axes[0], fields.panel.values.tolist(), fields.values, strict=True):
-        image = _map(ax, fields, field, cmap="magma_r", vmin=0, vmax=largest(fields.values))
+        image = _map(ax, fields, field, cmap="magma_r", vmin=0, vmax=limit)
         ax.set_title(name)
-    fig.colorbar(image, ax=axes[0], label=axis_label(fields, "deviation"))
+    fig.colorbar(image, ax=axes[0], label=axis_label(fields, "deviation"), extend=clipped(fields.values, 0, limit))
     _name_axes(axes[0], axes[0, 0], fields)
     return fig
 

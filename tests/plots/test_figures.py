@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import samples
@@ -289,6 +290,9 @@ def test_errors_of_depth_are_signed_and_in_one_scale_with_an_arrow_where_it_ends
 def test_maps_of_places_start_at_zero():
     shown = [ax.images[0] for ax in figure("place_maps").axes if ax.images]
     assert {image.get_clim()[0] for image in shown} == {0} and len({image.get_clim() for image in shown}) == 1
+    low = plots.place_maps(samples.bottoms(("B", "C"), "panel"), limit=50)
+    assert {ax.images[0].get_clim() for ax in low.axes if ax.images} == {(0, 50)} and bars(low)[0].extend == "max"
+    plt.close(low)
     with pytest.raises(ValueError, match=r"fields must be over \(panel, y, x\)"):
         plots.place_maps(samples.bottoms())
     with pytest.raises(ValueError, match="fields must have at least 2 of row; got 1"):
