@@ -7,6 +7,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -162,3 +163,12 @@ def loop(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         h = a[:, t] * h + b[:, t]
         frames.append(h)
     return torch.stack(frames, 1)
+
+
+def beside(*path: str) -> dict[str, torch.Tensor]:
+    """The arrays of a reference file in ``shared/reference`` beside the repository; skips where it is not there."""
+    file = ROOT.parent.joinpath("shared", "reference", *path)
+    if not file.is_file():
+        pytest.skip(f"needs {'/'.join(path)}")
+    with np.load(file) as arrays:
+        return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}

@@ -3,6 +3,7 @@
 open_series      anybody's NetCDF or Zarr, in one convention
 StoredPieces     what of it is larger than memory, to train on
 navier_stokes    trajectories of the two-dimensional Navier-Stokes equation
+shallow_water    waves over a bottom, to find it by
 barotropic       a stand-in for the geopotential of ERA5
 """
 
@@ -10,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 PLACES = {"StoredPieces": "stored", "open_series": "series"}
-__all__ = ["StoredPieces", "barotropic", "navier_stokes", "open_series"]
+__all__ = ["StoredPieces", "barotropic", "navier_stokes", "open_series", "shallow_water"]
 
 
 def __getattr__(name: str) -> Any:

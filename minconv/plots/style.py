@@ -26,6 +26,11 @@ SETTINGS = {
     "recipe with Adam": style("recipe with Adam", GREEN, "D", (0, (5, 1))),
     "recipe": style("recipe", VERMILION, "o"),
 }
+STENCILS = {
+    "two": style("two points", SKY, "v", (0, (1, 1))),
+    "four": style("four points", BLUE, "s", (0, (4, 1, 1, 1))),
+    "FINN": style("FINN", VERMILION, "o"),
+}
 SCHEMES = (
     style("", VERMILION, "o"),
     style("", BLUE, "s", (0, (4, 1, 1, 1))),

@@ -184,6 +184,22 @@ def differences(models=("minconvlstm", "stack")) -> xr.DataArray:
     return xr.DataArray(values, coordinates, tuple(coordinates), attrs=attributes)
 
 
+def bottoms(rows=("truth", "two", "four", "FINN"), dim="row") -> xr.DataArray:
+    x = np.linspace(-450, 450, 10)
+    values = np.array([100 + x[:, None] / 50 + number * np.cos(x / 200) for number in range(len(rows))])
+    centres = {axis: (axis, x, {"units": "km", "long_name": axis}) for axis in ("y", "x")}
+    return xr.DataArray(
+        values, {dim: list(rows), **centres}, (dim, "y", "x"), attrs={"units": "m", "long_name": "depth"}
+    )
+
+
+def found(name: str, values) -> xr.DataArray:
+    """RMSE 1, 2, ... of three stencils."""
+    numbers = np.arange(1.0, 3 * len(values) + 1).reshape(3, -1)
+    coordinates = {"stencil": ["two", "four", "FINN"], name: list(values)}
+    return xr.DataArray(numbers, coordinates, ("stencil", name), attrs={"units": "m"})
+
+
 TITLE = "The geopotential at 500 hPa, over all starts from 1 January 2017 to 31 December 2018"
 FIGURES = {
     "scan_schematic": plots.scan_schematic,
@@ -214,6 +230,11 @@ FIGURES = {
     "errors": lambda: maps.forecast_maps(globe(ROWS[:2]), errors=True, projection="robinson", title=TITLE),
     "regional": lambda: maps.forecast_maps(region(), errors=True, projection="regional", title=TITLE),
     "fields": lambda: maps.field_maps(climates(), title=TITLE),
+    "depth_maps": lambda: plots.depth_maps(bottoms(), limit=2),
+    "place_maps": lambda: plots.place_maps(bottoms(("B, error", "B, deviation"), "panel")),
+    "inversion_errors": lambda: plots.inversion_errors(
+        {"noise (share)": found("noise", [0, 0.01, 0.1]), "waves": found("waves", [1, 4])}
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import samples
@@ -21,7 +22,7 @@ def test_figure_is_labelled(name):
     if name in WEATHER:
         assert title(fig).replace("\n", " ").endswith(f"2018 ({SOURCE})")
     if bars(fig):
-        words = ("(1 / unit time)", "(m² s⁻²)")
+        words = ("(1 / unit time)", "(m² s⁻²)", "(m)")
         assert all((bar.ax.get_xlabel() or bar.ax.get_ylabel()).endswith(words) for bar in bars(fig))
         return
     for ax in fig.axes:
@@ -274,3 +275,34 @@ def test_other_data_are_refused(message):
     for draw in REFUSED[message]:
         with pytest.raises((TypeError, ValueError), match=message):
             draw()
+
+
+def test_errors_of_depth_are_signed_and_in_one_scale_with_an_arrow_where_it_ends():
+    fig, depth = figure("depth_maps"), samples.bottoms().values
+    shown = [ax.images[0] for ax in fig.axes if ax.images]
+    np.testing.assert_allclose([image.get_array() for image in shown], [*depth, *(depth[1:] - depth[0])])
+    assert {image.get_clim() for image in shown[:4]} == {(depth[0].min(), depth[0].max())}
+    assert {image.get_clim() for image in shown[4:]} == {(-2, 2)}
+    assert [bar.extend for bar in bars(fig)] == ["both", "max"]
+    assert [ax.get_title() for ax in fig.axes[:4]] == ["truth", "two points", "four points", "FINN"]
+
+
+def test_maps_of_places_start_at_zero():
+    shown = [ax.images[0] for ax in figure("place_maps").axes if ax.images]
+    assert {image.get_clim()[0] for image in shown} == {0} and len({image.get_clim() for image in shown}) == 1
+    low = plots.place_maps(samples.bottoms(("B", "C"), "panel"), limit=50)
+    assert {ax.images[0].get_clim() for ax in low.axes if ax.images} == {(0, 50)} and bars(low)[0].extend == "max"
+    plt.close(low)
+    with pytest.raises(ValueError, match=r"fields must be over \(panel, y, x\)"):
+        plots.place_maps(samples.bottoms())
+    with pytest.raises(ValueError, match="fields must have at least 2 of row; got 1"):
+        plots.depth_maps(samples.bottoms(("truth",)))
+
+
+def test_errors_of_inversions_are_those_of_the_data_and_nothing_is_lost_at_zero():
+    fig = figure("inversion_errors")
+    np.testing.assert_allclose(line(fig.axes[0], "FINN").get_ydata(), [7, 8, 9])
+    assert [tick.get_text() for tick in fig.axes[0].get_xticklabels()] == ["0", "0.01", "0.1"]
+    low, high = fig.axes[0].get_xlim()
+    assert all(low < place < high for place in line(fig.axes[0], "FINN").get_xdata())
+    assert legend(fig) == ["two points", "four points", "FINN"]
