@@ -20,6 +20,7 @@ OTHER = {"B": "C", "C": "B"}  # the bottom that FINN knows when it is to find on
 PLACES = (*waves.CENTRES, (0.0, -250e3), (0.0, 250e3), (-250e3, 0.0), (250e3, 0.0))
 SMOOTHING = 1e-3
 NOISE = 0.01
+SEEN = {"noise": 0.0, "waves_seen": 4, "span": 30000.0, "seed": 1}  # if nothing else is said
 EVERY = 8  # frames between those that the uncertainty is computed from
 SCORES = ("rmse", "inner", "bias")  # in m
 
@@ -93,7 +94,12 @@ class Topography:
         return 30000.0 / (self.size.frames - 1)
 
     def observed(
-        self, bottom: str = "B", noise: float = 0.0, waves_seen: int = 4, span: float = 30000.0, seed: int = 1
+        self,
+        bottom: str = "B",
+        noise: float = SEEN["noise"],
+        waves_seen: int = SEEN["waves_seen"],
+        span: float = SEEN["span"],
+        seed: int = SEEN["seed"],
     ) -> Observed:
         """Waves over a bottom, solved on four times as many cells in a quarter of the step, once and for all."""
         cells, frames = self.size.cells, self.size.frames
@@ -113,6 +119,11 @@ class Topography:
             found[bottom], _ = fit_kernel(waves.simulate, eta, times, eta0, depth, self.dx, self.dt)
         return found
 
+    @cached_property
+    def _found(self) -> dict[tuple[Any, ...], xr.Dataset]:
+        """What ``find`` has found, by what it was asked."""
+        return {}
+
     def kernel(self, stencil: str, bottom: str) -> str | Learned:
         """What the scheme takes as its kernel over a bottom: a name, or what FINN has learned on the other bottom."""
         return self.kernels[OTHER[bottom]] if choice("stencil", stencil, STENCILS) == "FINN" else stencil
@@ -122,14 +133,16 @@ class Topography:
 
         With the misfit there and at the true depth, which is what the scheme's own error and the noise come to.
         """
-        data, kernel = self.observed(bottom, **seen), self.kernel(stencil, bottom)
-        iterations = self.size.iterations
-        found, history = infer_depth(
-            waves.simulate, *data[:3], self.dx, self.dt, kernel, smoothing, iterations=iterations
-        )
-        true = misfit(waves.simulate, *data[:3], data.depth, self.dx, self.dt, kernel)
-        about = {"misfit": min(history["misfit"]), "misfit_of_truth": true.item(), "evaluations": len(history["loss"])}
-        return _map(found, "depth").merge(scores(found, data.depth)).assign(about)
+        what = SEEN | seen
+        asked = stencil, bottom, smoothing, *what.items()
+        if asked not in self._found:  # sweeps meet
+            data, kernel = self.observed(bottom, **what), self.kernel(stencil, bottom)
+            problem = waves.simulate, *data[:3]
+            depth, history = infer_depth(*problem, self.dx, self.dt, kernel, smoothing, iterations=self.size.iterations)
+            true = misfit(*problem, data.depth, self.dx, self.dt, kernel).item()
+            about = {"misfit": min(history["misfit"]), "misfit_of_truth": true, "evaluations": len(history["loss"])}
+            self._found[asked] = _map(depth, "depth").merge(scores(depth, data.depth)).assign(about)
+        return self._found[asked]
 
     def sweep(self, name: str, values: Iterable[Any], stencils: Sequence[str] = STENCILS, **others: Any) -> xr.Dataset:
         """``find`` over (stencil, ``name``), which is one of the other arguments of ``find`` or ``observed``."""
