@@ -49,6 +49,23 @@ def differentiable(
 
     class Operation(torch.autograd.Function):
         @staticmethod
+        def forward(ctx: Any, option: Any, *tensors: Tensor) -> Tensor:
+            output = run(option, *tensors)
+            Transformed.setup_context(ctx, (option, *tensors), output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            if linear:
+                tensors, output = [grad.new_zeros(()).expand(ctx.shape)], None
+            else:
+                *tensors, output = ctx.saved_tensors
+            if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too
+                return None, *torch.func.vjp(lambda *x: eager(ctx.option, *x), *tensors)[1](grad)
+            return None, *gradient(ctx.option, grad, tensors, output)
+
+    class Transformed(Operation):  # the form that transforms of torch.func ask for, which costs 50 us more a call
+        @staticmethod
         def forward(option: Any, *tensors: Tensor) -> Tensor:
             return run(option, *tensors)
 
@@ -61,20 +78,10 @@ def differentiable(
                 ctx.save_for_backward(*tensors, output)
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-            if linear:
-                tensors, output = [grad.new_zeros(()).expand(ctx.shape)], None
-            else:
-                *tensors, output = ctx.saved_tensors
-            if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too
-                return None, *torch.func.vjp(lambda *x: eager(ctx.option, *x), *tensors)[1](grad)
-            return None, *gradient(ctx.option, grad, tensors, output)
-
-        @staticmethod
         def vmap(info: Any, dims: tuple[int | None, ...], option: Any, *tensors: Tensor) -> tuple[Tensor, int]:
-            return scan.in_one_batch(lambda *x: Operation.apply(option, *x), info.batch_size, dims[1:], tensors), 0
+            return scan.in_one_batch(lambda *x: Transformed.apply(option, *x), info.batch_size, dims[1:], tensors), 0
 
-    return Operation.apply
+    return lambda *args: (Transformed if scan.transformed() else Operation).apply(*args)
 
 
 def scans(forward: Pass, backward: Pass, name: str = "") -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minconv.core.cells import CELLS, PEERS, Cell, State, cell_class
-from minconv.core.layers import check_dtype, on_frames, residual_norm_of
+from minconv.core.layers import check_dtype, constant_weights, on_frames, residual_norm_of
 from minconv.core.scan import transformed
 from minconv.models.pretrained import Pretrained
 from minconv.runtime.checks import whole
@@ -109,14 +109,15 @@ class Forecaster(Pretrained):
         """
         whole("horizon", horizon, 0)
         frames, ahead = self._ahead(frames, horizon)
-        prediction, states = self.advance(frames)
-        predictions = [prediction]
-        for step in range(horizon):
-            last = prediction[:, -1:]
-            if ahead is not None:
-                last = torch.cat([last, ahead[:, step : step + 1]], dim=2)
-            prediction, states = self.advance(last, states)
-            predictions.append(prediction)
+        with constant_weights():
+            prediction, states = self.advance(frames)
+            predictions = [prediction]
+            for step in range(horizon):
+                last = prediction[:, -1:]
+                if ahead is not None:
+                    last = torch.cat([last, ahead[:, step : step + 1]], dim=2)
+                prediction, states = self.advance(last, states)
+                predictions.append(prediction)
         return torch.cat(predictions, dim=1)
 
     def _ahead(self, frames: Tensor, horizon: int) -> tuple[Tensor, Tensor | None]:

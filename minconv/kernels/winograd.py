@@ -1,0 +1,272 @@
+"""A 3 x 3 convolution of frames on the CPU by Winograd's F(4 x 4, 3 x 3), with the loops of ``winograd_loops``.
+
+    U = G g G',    V = B' d B of every tile,    M = V U for each of the 36 nodes,    y = A' M A + bias
+
+and backwards, with A, B, G on the other side,
+
+    dM = A dy A',    dV = dM U',    dU = V' dM,    d += B dV B',    dg = G' dU G
+
+Some tiles at a time go through all of it, so that V and M stay in the cache and are nowhere else.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minconv.core import layers
+from minconv.core.scan import transformed
+from minconv.kernels import winograd_loops as loops
+from minconv.kernels.winograd_loops import BEYOND, LANES, NODES, NOWHERE
+
+GROUP = 16  # tiles that go through everything together, so that what is made of them stays in the cache
+PLACES = 4  # of a tile's line of the output
+
+
+def pays(x: Tensor, weight: Tensor, dilation: int) -> bool:
+    """Whether it is faster than a direct convolution, as measured on frames of 8 x 8 to 64 x 64."""
+    tiles = _tiles(x.shape[2], dilation) * _tiles(x.shape[3], dilation)
+    return min(weight.shape[:2]) >= 8 and 10 * tiles <= x.shape[2] * x.shape[3]
+
+
+def _tiles(size: int, dilation: int) -> int:
+    return sum(-(-len(range(first, size, dilation)) // PLACES) for first in range(dilation))
+
+
+# Where things lie
+
+
+@lru_cache(maxsize=256)
+def _lines(size: int, ends: str, dilation: int) -> list[tuple[list[int], list[int]]]:
+    """Of each tile along an axis, the six places it sees and the four it gives. Every dilation-th place is a grid with
+    tiles of its own."""
+    lines = []
+    for grid in range(min(dilation, size)):
+        for start in range(grid, size, PLACES * dilation):
+            at = [start + dilation * k for k in range(-1, NODES - 1)]
+            seen = [_within(place, size, ends) if place < size + dilation else NOWHERE for place in at]
+            lines.append((seen, [place if place < size else NOWHERE for place in at[1:]] + [NOWHERE]))
+    return lines
+
+
+def _within(place: int, size: int, ends: str) -> int:
+    """The place of the frame that stands for one that may lie outside of it."""
+    if 0 <= place < size:
+        return place
+    if ends == "wrap":
+        return place % size
+    if ends == "edge":
+        return 0 if place < 0 else size - 1
+    if ends == "pole":
+        return BEYOND + (-1 - place if place < 0 else 2 * size - 1 - place)
+    return NOWHERE
+
+
+def _scaled(table: list[list[int]], step: int) -> Tensor:
+    def offset(place: int) -> int:
+        if place >= BEYOND:
+            return BEYOND + (place - BEYOND) * step
+        return place if place == NOWHERE else place * step
+
+    return torch.tensor([[offset(place) for place in line] for line in table], dtype=torch.int64)
+
+
+class Frames:
+    """Dense frames [N, H, W, C] as the loops find their tiles, seen by a convolution or given by it."""
+
+    def __init__(self, height: int, width: int, channels: int, ends: tuple[str, str], dilation: int, given: bool):
+        rows, columns = _lines(height, ends[0], dilation), _lines(width, ends[1], dilation)
+        self.across, self.tiles = len(columns), len(rows) * len(columns)
+        across = [line[given] for line in columns]
+        turned = [[place if place == NOWHERE else (place + width // 2) % width for place in line] for line in across]
+        step = 4 * channels  # bytes
+        self.size = height * width * step
+        down = [line[given] for line in rows]
+        self.tables = _scaled(down, width * step), _scaled(across, step), _scaled(turned, step)
+        self.addresses = tuple(table.data_ptr() for table in self.tables)
+
+    def __call__(self, x: Tensor) -> tuple[int, ...]:
+        """A side of the loops' arguments."""
+        return (x.data_ptr(), self.size, *self.addresses, self.across)
+
+
+frames = lru_cache(maxsize=512)(Frames)
+
+
+def _padded(width: int) -> int:
+    return -(-width // LANES) * LANES
+
+
+def _group(tiles: int) -> int:
+    """Tiles that go through it together: divided by four, and few enough for all threads to have some."""
+    return min(GROUP, -(-tiles // (4 * torch.get_num_threads())) * 4)
+
+
+def _scratch(like: Tensor, group: int, into: int, out: int) -> Tensor:
+    """Memory for the two kernels, a row for each thread."""
+    of_v, of_m = _padded(into), _padded(out)
+    size = (NODES * NODES + 2) * max(of_v, of_m) + NODES * NODES * (group * (of_v + of_m) + 2 * LANES)
+    scratch = like.new_empty(torch.get_num_threads(), size)
+    scratch[:, : 2 * max(of_v, of_m)] = 0
+    return scratch
+
+
+# One convolution; frames are dense [N, H, W, C]
+
+
+def _of_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """U [36, C, C'_] and U' [36, C', C_] of a weight [C', C, 3, 3], made once where weights are said not to change."""
+    kept = layers.kept.derived
+    key = weight.data_ptr(), weight.shape, weight.stride()
+    if kept is not None and key in kept:
+        return kept[key][1]
+    made = _nodes_of(weight.permute(1, 2, 3, 0)), _nodes_of(weight.permute(0, 2, 3, 1))
+    if kept is not None:
+        kept[key] = weight, made
+    return made
+
+
+def _nodes_of(kernels: Tensor) -> Tensor:
+    """[36, K, width_] of kernels [K, 3, 3, width]."""
+    kernels = kernels.contiguous()
+    count, _, _, width = kernels.shape
+    u = kernels.new_empty(NODES * NODES, count, _padded(width))
+    lines = u.new_empty(torch.get_num_threads(), NODES * NODES * _padded(width))
+    numbers = kernels.data_ptr(), u.data_ptr(), u.stride(0), count, width
+    loops.weights(u.dtype, u.numel(), *numbers, lines)
+    return u
+
+
+def _to_weight(grad_u: Tensor, out: int, into: int) -> Tensor:
+    """The gradient by the weight [C', C, 3, 3] of that by U' [36, C'_, C_]."""
+    w = grad_u.new_empty(out, 3, 3, into)
+    lines = w.new_empty(torch.get_num_threads(), NODES * NODES * grad_u.shape[-1])
+    numbers = grad_u.data_ptr(), w.data_ptr(), grad_u.stride(0), out, into
+    loops.weights_gradient(w.dtype, grad_u.numel(), *numbers, lines)
+    return w.permute(0, 3, 1, 2)
+
+
+def _forward(x: Tensor, u: Tensor, bias: Tensor, y: Tensor, ends: tuple[str, str], dilation: int) -> None:
+    """Writes y."""
+    (*size, into), out = x.shape[1:], y.shape[-1]
+    seen, given = (frames(*size, channels, ends, dilation, z) for z, channels in enumerate((into, out)))
+    tiles = len(x) * seen.tiles
+    group = _group(tiles)
+    numbers = seen.tiles, tiles, group, into, out, u.data_ptr(), bias.data_ptr()
+    work = tiles * NODES * NODES * out
+    loops.convolve(x.dtype, work, *numbers, _scratch(x, group, into, out), *seen(x), *given(y))
+
+
+def _backward(
+    x: Tensor, u: Tensor, grad: Tensor, grad_x: Tensor, ends: tuple[str, str], dilation: int
+) -> Tensor:
+    """Adds to grad_x; gives the gradient by the weight."""
+    (*size, into), out = x.shape[1:], grad.shape[-1]
+    seen, given = (frames(*size, channels, ends, dilation, z) for z, channels in enumerate((into, out)))
+    tiles = len(x) * seen.tiles
+    group = _group(tiles)
+    grad_u = x.new_zeros(torch.get_num_threads(), NODES * NODES * -(-out // 4) * 4 * _padded(into))
+    numbers = seen.tiles, len(x), group, into, out, u.data_ptr(), 0
+    sides = *seen(x), *given(grad), *seen(grad_x)
+    work = tiles * NODES * NODES * out
+    loops.gradients(x.dtype, work, *numbers, _scratch(x, group, into, out), *sides, grad_u)
+    grad_u = grad_u[0] if len(grad_u) == 1 else grad_u.sum(0)
+    return _to_weight(grad_u.view(NODES * NODES, -1, _padded(into)), out, into)
+
+
+# The differentiable operation
+
+
+def _dense(x: Tensor) -> Tensor:
+    """[..., C, H, W] as [..., H, W, C], without a copy if channels are dense."""
+    return x.movedim(-3, -1).contiguous()
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: str, dilation: int) -> tuple[Tensor, Tensor]:
+    """y, and what the gradient needs of the weights. One more axis in front of all tensors is as many convolutions."""
+    dense, bias, ends = _dense(x), bias.contiguous(), layers.PADDINGS[padding]
+    y = x.new_empty(*dense.shape[:-1], weight.shape[-4])
+    if x.dim() == 4:
+        u, back = _of_weight(weight)
+        _forward(dense, u, bias, y, ends, dilation)
+        return y.movedim(-1, -3), back
+    made = [_of_weight(w) for w in weight]
+    for one, (u, _), b, to in zip(dense, made, bias, y, strict=True):
+        _forward(one, u, b, to, ends, dilation)
+    return y.movedim(-1, -3), torch.stack([back for _, back in made])
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, back: Tensor, padding: str, dilation: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By x, weight and bias."""
+    dense, grad, ends = _dense(x), _dense(grad), layers.PADDINGS[padding]
+    grad_x = torch.zeros_like(dense)
+    if x.dim() == 4:
+        grad_weight = _backward(dense, back, grad, grad_x, ends, dilation)
+    else:
+        each = zip(dense, back, grad, grad_x, strict=True)
+        grad_weight = torch.stack([_backward(*tensors, ends, dilation) for tensors in each])
+    return grad_x.movedim(-1, -3), grad_weight, grad.sum((-4, -3, -2))
+
+
+class _Convolution(torch.autograd.Function):
+    """Frames [N, C, H, W] -> [N, C', H, W]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: str, dilation: int) -> Tensor:
+        ctx.options = padding, dilation
+        y, back = _convolve(x, weight, bias, padding, dilation)
+        ctx.save_for_backward(x, weight, bias, back)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, *back = ctx.saved_tensors
+        if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too
+            return *torch.func.vjp(lambda *x: _directly(*x, *ctx.options), x, weight, bias)[1](grad), None, None
+        back = back or [torch.stack([_of_weight(w)[1] for w in weight]) if x.dim() == 5 else _of_weight(weight)[1]]
+        return *_gradients(grad, x, *back, *ctx.options), None, None
+
+
+class _Transformed(_Convolution):
+    """The same under transforms of ``torch.func``, in the form that they ask for, which costs 50 us more a call."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, padding: str, dilation: int) -> Tensor:
+        return _convolve(x, weight, bias, padding, dilation)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        *tensors, padding, dilation = inputs
+        ctx.options = padding, dilation
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        *tensors, padding, dilation = args
+        size, apply = info.batch_size, _Transformed.apply
+        if dims[1] is None and dims[2] is None and tensors[0].dim() == 5:  # more frames for one convolution
+            frames = tensors[0].movedim(dims[0], 0)
+            return apply(frames.flatten(0, 1), *tensors[1:], padding, dilation).unflatten(0, (size, -1)), 0
+        stacked = [
+            x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(tensors, dims[:3], strict=True)
+        ]
+        if stacked[0].dim() == 5:
+            return apply(*stacked, padding, dilation), 0
+        return apply(*(x.flatten(0, 1) for x in stacked), padding, dilation).unflatten(0, (size, -1)), 0
+
+
+def _directly(x: Tensor, weight: Tensor, bias: Tensor, padding: str, dilation: int) -> Tensor:
+    convolve = lambda x, w, b: layers.padded_conv2d(x, w, b, padding, dilation, dilation, "direct")
+    return torch.vmap(convolve)(x, weight, bias) if x.dim() == 5 else convolve(x, weight, bias)
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding: str, dilation: int) -> Tensor:
+    """``PaddedConv2d`` of frames [N, C, H, W] in float32 with a kernel [C', C, 3, 3]."""
+    if bias is None:
+        bias = weight.new_zeros(len(weight))
+    form = _Transformed if transformed() else _Convolution
+    return form.apply(x, weight, bias, padding, dilation)
