@@ -4,17 +4,38 @@ Every cell is ``y, state = cell(x, state)`` with x [B, T, C, H, W] and y [B, T, 
 sequence; nothing is stored on the module. ``state = cell.init_state(x)`` is what a missing state stands for.
 """
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from minconv.core.gates import INITIAL_STATE
-from minconv.core.layers import PaddedConv2d, check_dtype, on_frames
-from minconv.core.scan import BACKENDS, GATINGS, gated_scan
+from minconv.core.layers import PaddedConv2d, check_dtype, check_padding, on_frames, winograd
+from minconv.core.scan import BACKENDS, GATINGS, gated_scan, kernels, transformed
 from minconv.runtime.checks import choice, whole
 
 State = Tensor | tuple[Tensor, Tensor]
+FUSED = ("gru", "lstm", "explstm")  # the gatings that kernels know
+
+
+def as_one(conv: PaddedConv2d, x: Tensor) -> ModuleType | None:
+    """``minconv.kernels.recurrent`` where a layer over the frames x [B, T, C, H, W] is one operation there."""
+    frame = x[:, 0]
+    if conv.bias is None or transformed() or not winograd(frame, conv.weight, conv.dilation, conv.method):
+        return None
+    channels = conv.weight.shape[1] - x.shape[2]  # that the convolution sees of the state
+    if channels and not winograd(frame, conv.weight[:, : min(channels, x.shape[2])], conv.dilation, conv.method):
+        return None
+    check_padding(frame, conv.padding, conv.width)
+    return kernels("recurrent")
+
+
+def last_of(h: Tensor) -> Tensor:
+    """The last of frames [B, T, C, H, W], in memory of its own: a view would keep all frames, and change with them."""
+    last = h.squeeze(1) if h.shape[1] == 1 else h[:, -1]  # the gradient of a squeeze costs nothing
+    return last.clone()
 
 
 class Cell(nn.Module):
@@ -26,6 +47,7 @@ class Cell(nn.Module):
         kernel_size: odd size of the convolutions, which each cell makes for itself.
         padding: of the convolutions: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``.
         dilation: of the convolutions: the distance in cells between the points of a kernel.
+        method: of the convolutions, see ``layers.PaddedConv2d``.
 
     Raises:
         TypeError, ValueError: an argument is not allowed, or frames or a state do not fit; the message names it.
@@ -83,17 +105,21 @@ class MinimalCell(Cell):
         padding: str = "zeros",
         backend: str = "auto",
         dilation: int = 1,
+        method: str = "auto",
     ):
         super().__init__(in_channels, channels)
         self.backend = choice("backend", backend, ("auto", *BACKENDS))
-        self.conv = PaddedConv2d(in_channels, GATINGS[self.gating].blocks * channels, kernel_size, padding, dilation)
+        blocks = GATINGS[self.gating].blocks
+        self.conv = PaddedConv2d(in_channels, blocks * channels, kernel_size, padding, dilation, method)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""
         h0 = self._check(x, state)
-        h = gated_scan(on_frames(self.conv, x), h0, self.gating, self.backend)
-        last = h.squeeze(1) if h.shape[1] == 1 else h[:, -1]  # the gradient of a squeeze costs nothing
-        return h, last.clone()  # a state of its own: a view would keep all frames, and change with them
+        if self.backend == "auto" and self.gating in FUSED and (fused := as_one(self.conv, x)):
+            (h,) = fused.minimal((self.gating, *self.conv.options), x, h0, self.conv.weight, self.conv.bias)
+        else:
+            h = gated_scan(on_frames(self.conv, x), h0, self.gating, self.backend)
+        return h, last_of(h)
 
 
 class MinConvGRU(MinimalCell):
@@ -121,10 +147,16 @@ class ConvLSTM(Cell):
     """
 
     def __init__(
-        self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", dilation: int = 1
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: int = 3,
+        padding: str = "zeros",
+        dilation: int = 1,
+        method: str = "auto",
     ):
         super().__init__(in_channels, channels)
-        self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding, dilation)
+        self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding, dilation, method)
 
     def init_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return super().init_state(x), super().init_state(x)
@@ -132,10 +164,20 @@ class ConvLSTM(Cell):
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x [B, T, C, H, W], state (h, c), each [B, C', H, W] -> y [B, T, C', H, W], new state."""
         h, c = self._check(x, state)
-        frames = []
+        if fused := as_one(self.conv, x):
+            y, c = fused.lstm(self.conv.options, x, h, c, self.conv.weight, self.conv.bias)
+            return y, (last_of(y), c)
+        return self.loop(x, h, c, self.conv)
+
+    @staticmethod
+    def loop(
+        x: Tensor, h: Tensor, c: Tensor, conv: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The cell with its convolution, frame by frame."""
+        channels, frames = h.shape[1], []
         for x_t in x.unbind(1):
-            gates = self.conv(torch.cat([x_t, h], dim=1))
-            g, sigmoids = gates.tensor_split([self.channels], dim=1)
+            gates = conv(torch.cat([x_t, h], dim=1))
+            g, sigmoids = gates.tensor_split([channels], dim=1)
             i, f, o = sigmoids.sigmoid().chunk(3, dim=1)
             c = torch.addcmul(f * c, i, g.tanh())
             h = o * c.tanh()
@@ -147,20 +189,37 @@ class ConvGRU(Cell):
     """z, r = s(conv_gates([x, h]));  n = tanh(conv_candidate([x, r h]));  h = (1 - z) h + z n   (arXiv 1511.06432)."""
 
     def __init__(
-        self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", dilation: int = 1
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: int = 3,
+        padding: str = "zeros",
+        dilation: int = 1,
+        method: str = "auto",
     ):
         super().__init__(in_channels, channels)
-        self.conv_gates = PaddedConv2d(in_channels + channels, 2 * channels, kernel_size, padding, dilation)
-        self.conv_candidate = PaddedConv2d(in_channels + channels, channels, kernel_size, padding, dilation)
+        self.conv_gates = PaddedConv2d(in_channels + channels, 2 * channels, kernel_size, padding, dilation, method)
+        self.conv_candidate = PaddedConv2d(in_channels + channels, channels, kernel_size, padding, dilation, method)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""
         h = self._check(x, state)
+        convolutions = self.conv_gates, self.conv_candidate
+        if fused := as_one(self.conv_gates, x):
+            (y,) = fused.gru(self.conv_gates.options, x, h, *(p for conv in convolutions for p in (conv.weight, conv.bias)))
+            return y, last_of(y)
+        return self.loop(x, h, *convolutions)
+
+    @staticmethod
+    def loop(
+        x: Tensor, h: Tensor, gates: Callable[[Tensor], Tensor], candidate: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The cell with its convolutions, frame by frame."""
         frames = []
         for x_t in x.unbind(1):
-            z, r = self.conv_gates(torch.cat([x_t, h], dim=1)).sigmoid().chunk(2, dim=1)
-            candidate = self.conv_candidate(torch.cat([x_t, r * h], dim=1)).tanh()
-            h = torch.lerp(h, candidate, z)
+            z, r = gates(torch.cat([x_t, h], dim=1)).sigmoid().chunk(2, dim=1)
+            n = candidate(torch.cat([x_t, r * h], dim=1)).tanh()
+            h = torch.lerp(h, n, z)
             frames.append(h)
         return torch.stack(frames, dim=1), h
 

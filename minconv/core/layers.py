@@ -74,6 +74,19 @@ def _over_pole(rows: Tensor) -> Tensor:
     return rows.flip(-2).roll(rows.shape[-1] // 2, -1)
 
 
+def _margins(padding: str, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns that are from elsewhere in the frame, and those of zeros."""
+    rows, columns = PADDINGS[padding]
+    zeros = width * (rows == "zeros"), width * (columns == "zeros")
+    return (width - zeros[0], width - zeros[1]), zeros
+
+
+def check_padding(x: Tensor, padding: str, width: int) -> None:
+    """Raises ValueError where frames are too small to be padded so."""
+    if padding != "replicate":
+        check_margins(_margins(padding, width)[0], x, padding == "sphere")
+
+
 METHODS = ("auto", "direct", "winograd")
 
 
@@ -96,7 +109,7 @@ def constant_weights() -> Iterator[None]:
         kept.derived = before
 
 
-def _winograd(x: Tensor, weight: Tensor, dilation: int, method: str) -> ModuleType | None:
+def winograd(x: Tensor, weight: Tensor, dilation: int, method: str) -> ModuleType | None:
     """``minconv.kernels.winograd`` where it serves such tensors, and is faster or asked for."""
     kind = x.device.type
     single = x.dtype == weight.dtype == torch.float32 and kind == "cpu" and not torch.is_autocast_enabled(kind)
@@ -119,17 +132,14 @@ def padded_conv2d(
     check_dtype("x", x, weight)
     if x.dim() != 4 or x.shape[1] != weight.shape[1] or 0 in x.shape[2:]:
         raise ValueError(f"x must be frames [N, {weight.shape[1]}, H >= 1, W >= 1]; got {list(x.shape)}")
-    rows, columns = PADDINGS[padding]
-    zeros = width * (rows == "zeros"), width * (columns == "zeros")
-    margins = width - zeros[0], width - zeros[1]
-    if fast := _winograd(x, weight, dilation, method):
-        if rows != "edge":
-            check_margins(margins, x, rows == "pole")
+    if fast := winograd(x, weight, dilation, method):
+        check_padding(x, padding, width)
         return fast.convolution(x, weight, bias, padding, dilation)
-    if rows == "edge":
+    margins, zeros = _margins(padding, width)
+    if padding == "replicate":
         x = F.pad(x, (width,) * 4, mode="replicate")
     elif any(margins):
-        x = wrap(margins, x, pole=rows == "pole")
+        x = wrap(margins, x, pole=padding == "sphere")
     # autocast computes in half precision; what follows, a recurrence, keeps the precision of its input
     return F.conv2d(x, weight, bias, padding=zeros, dilation=dilation).to(x.dtype)
 
@@ -171,6 +181,11 @@ class PaddedConv2d(nn.Module):
         # in the format in which, on the CPU, convolutions, scan and norm are fastest, and which they hand on
         self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
         self.bias = conv.bias
+
+    @property
+    def options(self) -> tuple[str, int]:
+        """Padding and dilation."""
+        return self.padding, self.dilation
 
     def forward(self, x: Tensor) -> Tensor:
         return padded_conv2d(x, self.weight, self.bias, self.padding, self.width, self.dilation, self.method)

@@ -30,7 +30,7 @@ from minconv.kernels.openmp import part, parts
 from minconv.runtime.progress import announced
 
 WORTH_THREADS = 1 << 14  # elements: less is done before a second thread is awake
-OUTPUTS = 4  # arrays that one kernel may store to
+OUTPUTS = 6  # arrays that one kernel may store to
 NUMBERS = {torch.float32: float32, torch.float64: float64}
 
 # contract: a * b + c in one instruction, and nothing else, so that NaN stays NaN; numpy: a division by 0 gives inf

@@ -73,7 +73,7 @@ def _scaled(table: list[list[int]], step: int) -> Tensor:
 
 
 class Frames:
-    """Dense frames [N, H, W, C] as the loops find their tiles, seen by a convolution or given by it."""
+    """Frames [N, H, W, C], each dense, as the loops find their tiles, seen by a convolution or given by it."""
 
     def __init__(self, height: int, width: int, channels: int, ends: tuple[str, str], dilation: int, given: bool):
         rows, columns = _lines(height, ends[0], dilation), _lines(width, ends[1], dilation)
@@ -81,41 +81,79 @@ class Frames:
         across = [line[given] for line in columns]
         turned = [[place if place == NOWHERE else (place + width // 2) % width for place in line] for line in across]
         step = 4 * channels  # bytes
-        self.size = height * width * step
         down = [line[given] for line in rows]
         self.tables = _scaled(down, width * step), _scaled(across, step), _scaled(turned, step)
         self.addresses = tuple(table.data_ptr() for table in self.tables)
 
     def __call__(self, x: Tensor) -> tuple[int, ...]:
         """A side of the loops' arguments."""
-        return (x.data_ptr(), self.size, *self.addresses, self.across)
+        return (x.data_ptr(), 4 * x.stride(0), *self.addresses, self.across)
 
 
-frames = lru_cache(maxsize=512)(Frames)
+class Convolution:
+    """What is needed to convolve frames [N, H, W, C] -> [N, H, W, C'] of one size with one kernel, and back."""
+
+    def __init__(self, height: int, width: int, into: int, out: int, ends: tuple[str, str], dilation: int):
+        self.seen = Frames(height, width, into, ends, dilation, False)
+        self.given = Frames(height, width, out, ends, dilation, True)
+        self.into, self.out = into, out
+        self.of_v, self.of_m = _padded(into), _padded(out)
+        self.rows = -(-out // 4) * 4  # of the gradient of U'
+
+    def _scratch(self, like: Tensor, group: int) -> Tensor:
+        """Memory for a kernel, a row for each thread."""
+        size = (NODES * NODES + 2) * max(self.of_v, self.of_m)
+        size += NODES * NODES * (group * (self.of_v + self.of_m) + 2 * LANES)
+        return like.new_empty(torch.get_num_threads(), size)
+
+    def _group(self, count: int) -> int:
+        """Tiles that go through it together: divided by four, and few enough for all threads to have some."""
+        return min(GROUP, -(-count // (4 * torch.get_num_threads())) * 4)
+
+    def forward(self, x: Tensor, u: Tensor, y: Tensor, bias: Tensor | None = None) -> None:
+        """Writes y, with a bias [C'], or adds to what is there."""
+        count = len(x) * self.seen.tiles
+        group = self._group(count)
+        numbers = self.seen.tiles, count, group, self.into, self.out, u.data_ptr(), 0 if bias is None else bias.data_ptr()
+        work = count * NODES * NODES * self.out
+        loops.convolve(x.dtype, work, *numbers, self._scratch(x, group), *self.seen(x), *self.given(y))
+
+    def backward(self, x: Tensor, back: Tensor, grad: Tensor, grad_x: Tensor, grad_back: Tensor) -> None:
+        """Adds to grad_x, and to the gradient by U'."""
+        count = len(x) * self.seen.tiles
+        group = self._group(count)
+        numbers = self.seen.tiles, len(x), group, self.into, self.out, back.data_ptr(), 0
+        sides = *self.seen(x), *self.given(grad), *self.seen(grad_x)
+        work = count * NODES * NODES * self.out
+        loops.gradients(x.dtype, work, *numbers, self._scratch(x, group), *sides, grad_back)
+
+    def empty_gradient(self, like: Tensor) -> Tensor:
+        """Zeros for ``grad_back``, one for each thread."""
+        return like.new_zeros(torch.get_num_threads(), NODES * NODES * self.rows * self.of_v)
+
+    def of_weight(self, grad_back: Tensor) -> Tensor:
+        """The gradient by the weight [C', C, 3, 3] of that by U'."""
+        total = grad_back[0] if len(grad_back) == 1 else grad_back.sum(0)
+        w = total.new_empty(self.out, 3, 3, self.into)
+        lines = w.new_empty(torch.get_num_threads(), NODES * NODES * self.of_v)
+        numbers = total.data_ptr(), w.data_ptr(), self.rows * self.of_v, self.out, self.into
+        loops.weights_gradient(w.dtype, total.numel(), *numbers, lines)
+        return w.permute(0, 3, 1, 2)
+
+
+convolution_of = lru_cache(maxsize=512)(Convolution)
+
+
+def plan(x: Tensor, weight: Tensor, padding: str, dilation: int) -> Convolution:
+    """For dense frames [..., H, W, C]."""
+    return convolution_of(*x.shape[-3:-1], weight.shape[-3], weight.shape[-4], layers.PADDINGS[padding], dilation)
 
 
 def _padded(width: int) -> int:
     return -(-width // LANES) * LANES
 
 
-def _group(tiles: int) -> int:
-    """Tiles that go through it together: divided by four, and few enough for all threads to have some."""
-    return min(GROUP, -(-tiles // (4 * torch.get_num_threads())) * 4)
-
-
-def _scratch(like: Tensor, group: int, into: int, out: int) -> Tensor:
-    """Memory for the two kernels, a row for each thread."""
-    of_v, of_m = _padded(into), _padded(out)
-    size = (NODES * NODES + 2) * max(of_v, of_m) + NODES * NODES * (group * (of_v + of_m) + 2 * LANES)
-    scratch = like.new_empty(torch.get_num_threads(), size)
-    scratch[:, : 2 * max(of_v, of_m)] = 0
-    return scratch
-
-
-# One convolution; frames are dense [N, H, W, C]
-
-
-def _of_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+def nodes(weight: Tensor) -> tuple[Tensor, Tensor]:
     """U [36, C, C'_] and U' [36, C', C_] of a weight [C', C, 3, 3], made once where weights are said not to change."""
     kept = layers.kept.derived
     key = weight.data_ptr(), weight.shape, weight.stride()
@@ -138,77 +176,40 @@ def _nodes_of(kernels: Tensor) -> Tensor:
     return u
 
 
-def _to_weight(grad_u: Tensor, out: int, into: int) -> Tensor:
-    """The gradient by the weight [C', C, 3, 3] of that by U' [36, C'_, C_]."""
-    w = grad_u.new_empty(out, 3, 3, into)
-    lines = w.new_empty(torch.get_num_threads(), NODES * NODES * grad_u.shape[-1])
-    numbers = grad_u.data_ptr(), w.data_ptr(), grad_u.stride(0), out, into
-    loops.weights_gradient(w.dtype, grad_u.numel(), *numbers, lines)
-    return w.permute(0, 3, 1, 2)
-
-
-def _forward(x: Tensor, u: Tensor, bias: Tensor, y: Tensor, ends: tuple[str, str], dilation: int) -> None:
-    """Writes y."""
-    (*size, into), out = x.shape[1:], y.shape[-1]
-    seen, given = (frames(*size, channels, ends, dilation, z) for z, channels in enumerate((into, out)))
-    tiles = len(x) * seen.tiles
-    group = _group(tiles)
-    numbers = seen.tiles, tiles, group, into, out, u.data_ptr(), bias.data_ptr()
-    work = tiles * NODES * NODES * out
-    loops.convolve(x.dtype, work, *numbers, _scratch(x, group, into, out), *seen(x), *given(y))
-
-
-def _backward(
-    x: Tensor, u: Tensor, grad: Tensor, grad_x: Tensor, ends: tuple[str, str], dilation: int
-) -> Tensor:
-    """Adds to grad_x; gives the gradient by the weight."""
-    (*size, into), out = x.shape[1:], grad.shape[-1]
-    seen, given = (frames(*size, channels, ends, dilation, z) for z, channels in enumerate((into, out)))
-    tiles = len(x) * seen.tiles
-    group = _group(tiles)
-    grad_u = x.new_zeros(torch.get_num_threads(), NODES * NODES * -(-out // 4) * 4 * _padded(into))
-    numbers = seen.tiles, len(x), group, into, out, u.data_ptr(), 0
-    sides = *seen(x), *given(grad), *seen(grad_x)
-    work = tiles * NODES * NODES * out
-    loops.gradients(x.dtype, work, *numbers, _scratch(x, group, into, out), *sides, grad_u)
-    grad_u = grad_u[0] if len(grad_u) == 1 else grad_u.sum(0)
-    return _to_weight(grad_u.view(NODES * NODES, -1, _padded(into)), out, into)
-
-
 # The differentiable operation
 
 
-def _dense(x: Tensor) -> Tensor:
+def dense(x: Tensor) -> Tensor:
     """[..., C, H, W] as [..., H, W, C], without a copy if channels are dense."""
     return x.movedim(-3, -1).contiguous()
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: str, dilation: int) -> tuple[Tensor, Tensor]:
     """y, and what the gradient needs of the weights. One more axis in front of all tensors is as many convolutions."""
-    dense, bias, ends = _dense(x), bias.contiguous(), layers.PADDINGS[padding]
-    y = x.new_empty(*dense.shape[:-1], weight.shape[-4])
+    x, bias, convolution = dense(x), bias.contiguous(), plan(dense(x), weight, padding, dilation)
+    y = x.new_empty(*x.shape[:-1], convolution.out)
     if x.dim() == 4:
-        u, back = _of_weight(weight)
-        _forward(dense, u, bias, y, ends, dilation)
+        u, back = nodes(weight)
+        convolution.forward(x, u, y, bias)
         return y.movedim(-1, -3), back
-    made = [_of_weight(w) for w in weight]
-    for one, (u, _), b, to in zip(dense, made, bias, y, strict=True):
-        _forward(one, u, b, to, ends, dilation)
+    made = [nodes(w) for w in weight]
+    for one, (u, _), b, to in zip(x, made, bias, y, strict=True):
+        convolution.forward(one, u, to, b)
     return y.movedim(-1, -3), torch.stack([back for _, back in made])
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, back: Tensor, padding: str, dilation: int
+    grad: Tensor, x: Tensor, weight: Tensor, back: Tensor, padding: str, dilation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """By x, weight and bias."""
-    dense, grad, ends = _dense(x), _dense(grad), layers.PADDINGS[padding]
-    grad_x = torch.zeros_like(dense)
-    if x.dim() == 4:
-        grad_weight = _backward(dense, back, grad, grad_x, ends, dilation)
-    else:
-        each = zip(dense, back, grad, grad_x, strict=True)
-        grad_weight = torch.stack([_backward(*tensors, ends, dilation) for tensors in each])
-    return grad_x.movedim(-1, -3), grad_weight, grad.sum((-4, -3, -2))
+    x, grad = dense(x), dense(grad)
+    convolution, grad_x, grad_weight = plan(x, weight, padding, dilation), torch.zeros_like(x), []
+    for tensors in [(x, back, grad, grad_x)] if x.dim() == 4 else zip(x, back, grad, grad_x, strict=True):
+        grad_back = convolution.empty_gradient(x)
+        convolution.backward(*tensors, grad_back)
+        grad_weight.append(convolution.of_weight(grad_back))
+    of_weight = grad_weight[0] if x.dim() == 4 else torch.stack(grad_weight)
+    return grad_x.movedim(-1, -3), of_weight, grad.sum((-4, -3, -2))
 
 
 class _Convolution(torch.autograd.Function):
@@ -226,8 +227,8 @@ class _Convolution(torch.autograd.Function):
         x, weight, bias, *back = ctx.saved_tensors
         if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too
             return *torch.func.vjp(lambda *x: _directly(*x, *ctx.options), x, weight, bias)[1](grad), None, None
-        back = back or [torch.stack([_of_weight(w)[1] for w in weight]) if x.dim() == 5 else _of_weight(weight)[1]]
-        return *_gradients(grad, x, *back, *ctx.options), None, None
+        back = back or [torch.stack([nodes(w)[1] for w in weight]) if x.dim() == 5 else nodes(weight)[1]]
+        return *_gradients(grad, x, weight, *back, *ctx.options), None, None
 
 
 class _Transformed(_Convolution):

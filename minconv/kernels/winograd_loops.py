@@ -295,9 +295,15 @@ def _padded(width):
     return -(-width // LANES) * LANES
 
 
+@inlined
+def _clear(array, width):
+    for n in range(0, width, LANES):
+        put(array, n, real(0, vector(array, n)))
+
+
 @Kernel
 def convolve(like):
-    """y = A' [(B' d B) U] A + bias of COUNT tiles, with U [36, C, C'_]."""
+    """y = A' [(B' d B) U] A + bias of COUNT tiles, with U [36, C, C'_]; y += it without a bias (0)."""
     args = integers(like)
     tiles, count, group = load(args, TILES), load(args, COUNT), load(args, GROUP)
     into, out, size = load(args, INTO), load(args, OUT), size_of(like)
@@ -306,6 +312,7 @@ def convolve(like):
     step = max(of_v, of_m) * size
     zeros = load(args, SCRATCH) + part() * load(args, OF_THREAD) * size  # stay so
     spare, lines = zeros + step, zeros + 2 * step
+    _clear(pointer(zeros, like), max(of_v, of_m))
     v = lines + NODES * NODES * step
     m = v + NODES * NODES * plane_v
     first, last = share(-(-count // group))
@@ -319,7 +326,10 @@ def convolve(like):
             _multiply(False, v + k * plane_v, of_v, 1, u, m + k * plane_m, -(-some // 4) * 4, into, of_m, like)
         for t in range(some):
             at, bias = m + t * of_m * size, load(args, BIAS)
-            _write(FRAME, 4, ADD_ALL, args, Y, start + t, tiles, at, plane_m, lines, step, spare, bias, out, like)
+            if bias:
+                _write(FRAME, 4, ADD_ALL, args, Y, start + t, tiles, at, plane_m, lines, step, spare, bias, out, like)
+            else:
+                _write(FRAME, 4, ADD, args, Y, start + t, tiles, at, plane_m, lines, step, spare, at, out, like)
 
 
 @Kernel
@@ -334,6 +344,7 @@ def gradients(like):
     step = max(of_v, of_m) * size
     zeros = load(args, SCRATCH) + part() * load(args, OF_THREAD) * size
     spare, lines = zeros + step, zeros + 2 * step
+    _clear(pointer(zeros, like), max(of_v, of_m))
     v = lines + NODES * NODES * step
     m = v + NODES * NODES * plane_v
     of_u = load(args, GRAD_WEIGHT) + part() * load(args, OF_GRADIENT) * size

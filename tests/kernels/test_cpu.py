@@ -16,7 +16,7 @@ from minconv.kernels.autograd import Lanes
 
 numba = pytest.importorskip("numba")
 from minconv.kernels import cpu, openmp  # noqa: E402 - which need numba
-from minconv.kernels import cpu_loops as kernels  # noqa: E402
+from minconv.kernels import compiled as kernels  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
