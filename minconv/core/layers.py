@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minconv.core.scan import kernels, traced
+from minconv.core.scan import kernels, traced, transformed
 from minconv.runtime.checks import choice, whole
 
 # what is beyond the edges in height and in width: zeros, the field from the other edge on (wrap), the field on the
@@ -196,6 +196,15 @@ class PaddedConv2d(nn.Module):
         return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}{dilation}"
 
 
+def _fused_norm(x: Tensor, y: Tensor, weight: Tensor) -> Callable[..., Tensor] | None:
+    """The CPU's kernel, if there is one for such frames."""
+    single = x.dtype == y.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    if not single or transformed() or traced() or torch.is_autocast_enabled("cpu"):
+        return None
+    module = kernels("norm")
+    return module and module.residual_norm
+
+
 class ResidualNorm(nn.LayerNorm):
     """norm(x + y) for x, y [B, T, C, H, W]: over H x W, with an affine map per pixel, shared by the channels."""
 
@@ -203,6 +212,8 @@ class ResidualNorm(nn.LayerNorm):
         super().__init__(size)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        if fused := _fused_norm(x, y, self.weight):
+            return fused(x, y, self.weight, self.bias, whole=False)
         return super().forward(x + y)
 
 
@@ -222,6 +233,8 @@ class ChannelNorm(nn.Module):
         self.eps = 1e-5
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.over == "frame" and (fused := _fused_norm(x, y, self.weight)):
+            return fused(x, y, self.weight, self.bias, whole=True)
         z = (x + y).flatten(0, 1)
         if self.over == "frame":
             z = F.group_norm(z, 1, self.weight, self.bias, self.eps)

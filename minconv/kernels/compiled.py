@@ -38,6 +38,11 @@ FLAGS = {"fastmath": {"contract"}, "error_model": "numpy"}
 inlined = njit(forceinline=True, **FLAGS)
 
 
+def threads(size: int) -> int:
+    """How many share the work on so many elements."""
+    return torch.get_num_threads() if size >= WORTH_THREADS and openmp.parallel else 1
+
+
 class Kernel:
     """A function of one address; as a decorator. Called with tensors and whole numbers, of which it gets the address.
 
@@ -73,10 +78,9 @@ class Kernel:
             else:
                 numbers.append(arg)
         packed = (ctypes.c_ssize_t * len(numbers))(*numbers)
-        compiled = self.compiled(dtype)
-        threads = torch.get_num_threads() if size >= WORTH_THREADS else 1
-        if threads > 1 and openmp.parallel:
-            openmp.parallel(compiled.address, packed, threads, 0)
+        compiled, count = self.compiled(dtype), threads(size)
+        if count > 1:
+            openmp.parallel(compiled.address, packed, count, 0)
         else:
             compiled.ctypes(ctypes.cast(packed, compiled.ctypes.argtypes[0]))
 

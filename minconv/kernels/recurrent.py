@@ -86,9 +86,7 @@ class _Part:
         self.plan.forward(x, self.u, y, bias)
 
     def backward(self, x: Tensor, grad: Tensor, grad_x: Tensor) -> None:
-        if self.summed is None:
-            self.summed = self.plan.empty_gradient(x)
-        self.plan.backward(x, self.back, grad, grad_x, self.summed)
+        self.summed = self.plan.backward(x, self.back, grad, grad_x, self.summed)
 
     def of_weight(self) -> Tensor:
         return self.plan.of_weight(self.summed)

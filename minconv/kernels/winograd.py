@@ -18,7 +18,8 @@ from torch import Tensor
 from minconv.core import layers
 from minconv.core.scan import transformed
 from minconv.kernels import winograd_loops as loops
-from minconv.kernels.winograd_loops import BEYOND, LANES, NODES, NOWHERE
+from minconv.kernels.compiled import LANES, threads
+from minconv.kernels.winograd_loops import BEYOND, NODES, NOWHERE
 
 GROUP = 16  # tiles that go through everything together, so that what is made of them stays in the cache
 PLACES = 4  # of a tile's line of the output
@@ -118,18 +119,20 @@ class Convolution:
         work = count * NODES * NODES * self.out
         loops.convolve(x.dtype, work, *numbers, self._scratch(x, group), *self.seen(x), *self.given(y))
 
-    def backward(self, x: Tensor, back: Tensor, grad: Tensor, grad_x: Tensor, grad_back: Tensor) -> None:
-        """Adds to grad_x, and to the gradient by U'."""
+    def backward(
+        self, x: Tensor, back: Tensor, grad: Tensor, grad_x: Tensor, grad_back: Tensor | None = None
+    ) -> Tensor:
+        """Adds to grad_x, and to the gradient by U', a row for each thread, which it gives."""
         count = len(x) * self.seen.tiles
-        group = self._group(count)
-        numbers = self.seen.tiles, len(x), group, self.into, self.out, back.data_ptr(), 0
+        group, work = self._group(count), count * NODES * NODES * self.out
+        first = grad_back is None
+        if first:
+            rows = min(threads(work), len(x))  # a frame is one thread's
+            grad_back = x.new_empty(rows, NODES * NODES * self.rows * self.of_v)
+        numbers = self.seen.tiles, len(x), group, self.into, self.out, back.data_ptr(), int(first)
         sides = *self.seen(x), *self.given(grad), *self.seen(grad_x)
-        work = count * NODES * NODES * self.out
         loops.gradients(x.dtype, work, *numbers, self._scratch(x, group), *sides, grad_back)
-
-    def empty_gradient(self, like: Tensor) -> Tensor:
-        """Zeros for ``grad_back``, one for each thread."""
-        return like.new_zeros(torch.get_num_threads(), NODES * NODES * self.rows * self.of_v)
+        return grad_back
 
     def of_weight(self, grad_back: Tensor) -> Tensor:
         """The gradient by the weight [C', C, 3, 3] of that by U'."""
@@ -205,9 +208,7 @@ def _gradients(
     x, grad = dense(x), dense(grad)
     convolution, grad_x, grad_weight = plan(x, weight, padding, dilation), torch.zeros_like(x), []
     for tensors in [(x, back, grad, grad_x)] if x.dim() == 4 else zip(x, back, grad, grad_x, strict=True):
-        grad_back = convolution.empty_gradient(x)
-        convolution.backward(*tensors, grad_back)
-        grad_weight.append(convolution.of_weight(grad_back))
+        grad_weight.append(convolution.of_weight(convolution.backward(*tensors)))
     of_weight = grad_weight[0] if x.dim() == 4 else torch.stack(grad_weight)
     return grad_x.movedim(-1, -3), of_weight, grad.sum((-4, -3, -2))
 

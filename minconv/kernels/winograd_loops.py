@@ -16,6 +16,7 @@ from minconv.kernels.compiled import (
     integers,
     load,
     part,
+    parts,
     pointer,
     put,
     put_part,
@@ -335,7 +336,7 @@ def convolve(like):
 @Kernel
 def gradients(like):
     """Of COUNT frames, grad_x += B [(A dy A') U'] B' and grad_U' += (A dy A')' (B' d B), with U' [36, C', C_]; a grad_U'
-    for each thread."""
+    for each thread that has frames, which it is the first to write to if BIAS is 1."""
     args = integers(like)
     tiles, count, group = load(args, TILES), load(args, COUNT), load(args, GROUP)
     into, out, size = load(args, INTO), load(args, OUT), size_of(like)
@@ -347,9 +348,11 @@ def gradients(like):
     _clear(pointer(zeros, like), max(of_v, of_m))
     v = lines + NODES * NODES * step
     m = v + NODES * NODES * plane_v
-    of_u = load(args, GRAD_WEIGHT) + part() * load(args, OF_GRADIENT) * size
     rows = -(-out // 4) * 4
     first, last = share(count)  # whole frames, as tiles overlap
+    number = part() if count >= parts() else first  # of this thread among those that have frames
+    of_u = load(args, GRAD_WEIGHT) + number * load(args, OF_GRADIENT) * size
+    fresh = load(args, BIAS)
     for start in range(first * tiles, last * tiles, group):
         some = min(group, last * tiles - start)
         for t in range(some):
@@ -359,7 +362,11 @@ def gradients(like):
             _read(FRAME_GRADIENT, 4, args, Y, start + t, tiles, at, plane_m, lines, step, zeros, out, like)
         for k in range(NODES * NODES):
             of_v_k, of_m_k = v + k * plane_v, m + k * plane_m
-            _multiply(True, of_m_k, 1, of_m, of_v_k, of_u + k * rows * of_v * size, rows, some, of_v, like)
+            to = of_u + k * rows * of_v * size
+            if fresh and start == first * tiles:
+                _multiply(False, of_m_k, 1, of_m, of_v_k, to, rows, some, of_v, like)
+            else:
+                _multiply(True, of_m_k, 1, of_m, of_v_k, to, rows, some, of_v, like)
             u = load(args, WEIGHT_AT) + k * out * of_v * size
             _multiply(False, of_m_k, of_m, 1, u, of_v_k, -(-some // 4) * 4, out, of_v, like)
         for t in range(some):
