@@ -22,11 +22,8 @@ FUSED = ("gru", "lstm", "explstm")  # the gatings that kernels know
 
 def as_one(conv: PaddedConv2d, x: Tensor) -> ModuleType | None:
     """``minconv.kernels.recurrent`` where a layer over the frames x [B, T, C, H, W] is one operation there."""
-    frame = x[:, 0]
-    if conv.bias is None or transformed() or not winograd(frame, conv.weight, conv.dilation, conv.method):
-        return None
-    channels = conv.weight.shape[1] - x.shape[2]  # that the convolution sees of the state
-    if channels and not winograd(frame, conv.weight[:, : min(channels, x.shape[2])], conv.dilation, conv.method):
+    frame, weight = x[:, 0], conv.weight
+    if conv.bias is None or transformed() or not winograd(frame, weight, conv.dilation, conv.method):
         return None
     check_padding(frame, conv.padding, conv.width)
     return kernels("recurrent")

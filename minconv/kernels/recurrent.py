@@ -14,9 +14,10 @@ from torch import Tensor
 from minconv.core.cells import ConvGRU, ConvLSTM
 from minconv.core.layers import on_frames, padded_conv2d
 from minconv.core.scan import gated_scan
-from minconv.kernels import cpu
 from minconv.kernels import recurrent_loops as loops
-from minconv.kernels.autograd import Lanes
+from minconv.kernels.autograd import FUSED as GATINGS
+from minconv.kernels.compiled import Kernel
+from minconv.kernels.cpu_loops import scan_backward, scan_forward
 from minconv.kernels.winograd import Convolution, dense, nodes, plan
 
 Options = tuple[str, int]  # padding and dilation
@@ -68,7 +69,7 @@ def _at(x: Tensor, height: int, width: int) -> Sequence[Tensor]:
     return x.unflatten(2, (height, width)).unbind(1)
 
 
-def _call(kernel: loops.Kernel, *tensors: Tensor) -> None:
+def _call(kernel: Kernel, *tensors: Tensor) -> None:
     """Of rows [B, P, C], the second the state's."""
     batch, places, channels = tensors[1].shape
     kernel(torch.float32, batch * places * channels, batch, places, channels, *tensors)
@@ -192,31 +193,51 @@ def _gru_gradient(options: Options, grads: Any, tensors: Any, kept: Any) -> Any:
 # Minimal cells
 
 
+def _lanes(x: Tensor, block: int, channels: int) -> tuple[int, int, int, int]:
+    """A block of channels of dense [B, T, H, W, kC], or all of a state [B, H, W, C], as lanes of the scan's loops."""
+    by_batch, (of_row, of_place) = x.stride(0), x.stride()[-3:-1]
+    return x.data_ptr() + 4 * block * channels, by_batch, of_row * x.shape[-3], of_place
+
+
+def _scan(kernel: Kernel, gating: str, gates: Tensor, h0: Tensor, *more: Tensor, by_gates: Tensor | None = None) -> None:
+    """A kernel of the scan (``cpu_loops``) on dense gates, state and further tensors; the gates' gradient is before
+    the last of them."""
+    (batch, steps, height, width, _), channels = gates.shape, h0.shape[-1]
+    count = gates.shape[-1] // channels
+
+    def blocks(x: Tensor) -> list[int]:
+        return [number for block in (0, count - 2, count - 1) for number in _lanes(x, block, channels)]
+
+    *before, last = more if by_gates is not None else (*more, None)
+    tensors = [number for x in (h0, *before) for number in _lanes(x, 0, channels)]
+    if by_gates is not None:
+        tensors += [*blocks(by_gates), *_lanes(last, 0, channels)]
+    places = height * width
+    size = batch * steps * places * channels
+    kernel(torch.float32, size, GATINGS.index(gating), batch, steps, places, channels, *blocks(gates), *tensors)
+
+
 def _minimal_run(option: tuple, x: Tensor, h0: Tensor, weight: Tensor, bias: Tensor) -> Any:
     gating, *options = option
-    inputs = dense(x)
+    inputs, state = dense(x), dense(h0)
     part = _Part(inputs, weight, options)
-    gates = x.new_empty(*inputs.shape[:-1], part.plan.out)
+    gates = inputs.new_empty(*inputs.shape[:-1], part.plan.out)
     part.forward(inputs.flatten(0, 1), gates.flatten(0, 1), bias)
-    gates = gates.movedim(-1, 2)
-    lanes = Lanes(gates, gating)
-    h = lanes.empty(h0)
-    cpu.forward(gating, lanes.blocks([gates]), lanes.state(h0), h)
-    return (lanes.frames(h),), (gates, h, part.back)
+    h = inputs.new_empty(*inputs.shape[:-1], state.shape[-1])
+    _scan(scan_forward, gating, gates, state, h)
+    return (h.movedim(-1, 2),), (gates, h, part.back)
 
 
 def _minimal_gradient(option: tuple, grads: Any, tensors: Any, kept: Any) -> Any:
     gating, *options = option
     x, h0, weight, _ = tensors
     gates, h, back = kept
-    lanes = Lanes(gates, gating)
-    state = lanes.state(h0)
-    grad_h0, (blocks, (by_gates,)) = torch.empty_like(state), lanes.empty_gradients(h0)
-    cpu.backward(gating, lanes.blocks([gates]), state, h, lanes(grads[0]), blocks, grad_h0)
-    inputs, by_gates = dense(x), dense(by_gates)
-    part, grad_x = _Part(inputs, weight, options, back), torch.zeros_like(inputs)
+    inputs, state = dense(x), dense(h0)
+    by_state, by_gates, grad_x = torch.zeros_like(state), torch.empty_like(gates), torch.zeros_like(inputs)
+    _scan(scan_backward, gating, gates, state, h, dense(grads[0]), by_state, by_gates=by_gates)
+    part = _Part(inputs, weight, options, back)
     part.backward(inputs.flatten(0, 1), by_gates.flatten(0, 1), grad_x.flatten(0, 1))
-    return grad_x.movedim(-1, 2), lanes.frames(grad_h0), part.of_weight(), by_gates.sum((0, 1, 2, 3))
+    return grad_x.movedim(-1, 2), by_state.movedim(-1, 1), part.of_weight(), by_gates.sum((0, 1, 2, 3))
 
 
 # The operations; where they are differentiated twice, the plain ones do it
