@@ -167,9 +167,7 @@ class ConvLSTM(Cell):
         return self.loop(x, h, c, self.conv)
 
     @staticmethod
-    def loop(
-        x: Tensor, h: Tensor, c: Tensor, conv: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def loop(x: Tensor, h: Tensor, c: Tensor, conv: Callable[[Tensor], Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The cell with its convolution, frame by frame."""
         channels, frames = h.shape[1], []
         for x_t in x.unbind(1):
@@ -203,7 +201,9 @@ class ConvGRU(Cell):
         h = self._check(x, state)
         convolutions = self.conv_gates, self.conv_candidate
         if fused := as_one(self.conv_gates, x):
-            (y,) = fused.gru(self.conv_gates.options, x, h, *(p for conv in convolutions for p in (conv.weight, conv.bias)))
+            (y,) = fused.gru(
+                self.conv_gates.options, x, h, *(p for conv in convolutions for p in (conv.weight, conv.bias))
+            )
             return y, last_of(y)
         return self.loop(x, h, *convolutions)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minconv.core.scan import kernels, traced, transformed
+from minconv.core.scan import kernels, traced
 from minconv.runtime.checks import choice, whole
 
 # what is beyond the edges in height and in width: zeros, the field from the other edge on (wrap), the field on the
@@ -91,12 +91,10 @@ METHODS = ("auto", "direct", "winograd")
 
 
 class _Kept(local):
-    """What is derived from weights that are said not to change, by what it is of; None where they may."""
-
     derived: dict | None = None
 
 
-kept = _Kept()
+kept = _Kept()  # what is derived from weights, by what it is of, while these are said not to change; else None
 
 
 @contextmanager
@@ -109,11 +107,15 @@ def constant_weights() -> Iterator[None]:
         kept.derived = before
 
 
+def single(*tensors: Tensor) -> bool:
+    """Whether all are float32 on the CPU, and computed with as they are: nothing traces, nothing casts."""
+    plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+    return plain and not traced() and not torch.is_autocast_enabled("cpu")
+
+
 def winograd(x: Tensor, weight: Tensor, dilation: int, method: str) -> ModuleType | None:
     """``minconv.kernels.winograd`` where it serves such tensors, and is faster or asked for."""
-    kind = x.device.type
-    single = x.dtype == weight.dtype == torch.float32 and kind == "cpu" and not torch.is_autocast_enabled(kind)
-    if method == "direct" or not single or weight.shape[-1] != 3 or traced():
+    if method == "direct" or weight.shape[-1] != 3 or not single(x, weight):
         return None
     module = kernels("winograd")
     return module if module and (method == "winograd" or module.pays(x, weight, dilation)) else None
@@ -157,8 +159,8 @@ class PaddedConv2d(nn.Module):
             as measured. Winograd's rounds three to five times as much: to 1e-6 of the size of the output.
 
     Raises:
-        TypeError, ValueError: unknown padding or method, an even kernel, no frames of this dtype and these channels; frames
-            smaller than the padding where they wrap, or of odd width on the sphere.
+        TypeError, ValueError: unknown padding or method, an even kernel, no frames of this dtype and these channels;
+            frames smaller than the padding where they wrap, or of odd width on the sphere.
     """
 
     def __init__(
@@ -194,64 +196,6 @@ class PaddedConv2d(nn.Module):
         out, into, kernel, _ = self.weight.shape
         dilation = f", dilation={self.dilation}" if self.dilation > 1 else ""
         return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}{dilation}"
-
-
-def _fused_norm(x: Tensor, y: Tensor, weight: Tensor) -> Callable[..., Tensor] | None:
-    """The CPU's kernel, if there is one for such frames."""
-    single = x.dtype == y.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    if not single or transformed() or traced() or torch.is_autocast_enabled("cpu"):
-        return None
-    module = kernels("norm")
-    return module and module.residual_norm
-
-
-class ResidualNorm(nn.LayerNorm):
-    """norm(x + y) for x, y [B, T, C, H, W]: over H x W, with an affine map per pixel, shared by the channels."""
-
-    def __init__(self, size: tuple[int, int]):
-        super().__init__(size)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        if fused := _fused_norm(x, y, self.weight):
-            return fused(x, y, self.weight, self.bias, whole=False)
-        return super().forward(x + y)
-
-
-class ChannelNorm(nn.Module):
-    """norm(x + y) for x, y [B, T, C, H, W] with an affine map per channel, the same at every place.
-
-    Args:
-        channels: C.
-        over: ``frame``: over C x H x W, so that channels keep their sizes relative to each other (GroupNorm with one
-            group); ``channels``: over C at each place.
-    """
-
-    def __init__(self, channels: int, over: str = "frame"):
-        super().__init__()
-        self.over = choice("over", over, ("frame", "channels"))
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-        self.eps = 1e-5
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.over == "frame" and (fused := _fused_norm(x, y, self.weight)):
-            return fused(x, y, self.weight, self.bias, whole=True)
-        z = (x + y).flatten(0, 1)
-        if self.over == "frame":
-            z = F.group_norm(z, 1, self.weight, self.bias, self.eps)
-        else:
-            z = F.layer_norm(z.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps).movedim(-1, 1)
-        return z.unflatten(0, x.shape[:2])
-
-    def extra_repr(self) -> str:
-        return f"{len(self.weight)}, over={self.over}"
-
-
-NORMS = ("plane", "frame", "channels")
-
-
-def residual_norm_of(norm: str, channels: int, size: tuple[int, int]) -> nn.Module:
-    """The residual norm over H x W (``plane``), C x H x W (``frame``) or C (``channels``)."""
-    return ResidualNorm(size) if choice("norm", norm, NORMS) == "plane" else ChannelNorm(channels, norm)
 
 
 def check_dtype(name: str, x: Tensor, weight: Tensor) -> None:

@@ -36,6 +36,7 @@ NUMBERS = {torch.float32: float32, torch.float64: float64}
 # contract: a * b + c in one instruction, and nothing else, so that NaN stays NaN; numpy: a division by 0 gives inf
 FLAGS = {"fastmath": {"contract"}, "error_model": "numpy"}
 inlined = njit(forceinline=True, **FLAGS)
+apart = njit(**FLAGS)  # what is large and called from several places: compiled once
 
 
 def threads(size: int) -> int:
@@ -221,6 +222,7 @@ def _real(value, like):
         number = like.dtype
         return lambda value, like: spread(number(value), like)
     return (lambda value, like: float32(value)) if like == float32 else (lambda value, like: float64(value))
+
 
 # Vectors: several numbers at once, said outright where a loop would leave it to the compiler to find out
 

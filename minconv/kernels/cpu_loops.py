@@ -11,8 +11,6 @@ from minconv.kernels.compiled import (
     inlined,
     integers,
     load,
-    part,
-    parts,
     pointer,
     real,
     share,

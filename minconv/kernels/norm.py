@@ -8,8 +8,11 @@ from torch.nn import functional as F
 
 from minconv.kernels import norm_loops as loops
 from minconv.kernels.compiled import LANES
+from minconv.kernels.norm_loops import EPS
 from minconv.kernels.recurrent import sequence
 from minconv.kernels.winograd import dense
+
+__all__ = ["EPS", "residual_norm"]
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -34,7 +37,7 @@ def _run(whole: bool, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Any
 
 
 def _gradient(whole: bool, grads: Any, tensors: Any, kept: Any) -> Any:
-    x, _, weight, bias = tensors
+    x, _, weight, _ = tensors
     z, mean, scale = kept
     frames, places, channels = z.shape
     grad, grad_z = _flat(grads[0]), torch.empty_like(z)

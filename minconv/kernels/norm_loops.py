@@ -25,7 +25,9 @@ from minconv.kernels.compiled import (
 )
 
 EPS = 1e-5
-FRAMES, PLACES, CHANNELS, WHOLE = range(4)  # WHOLE: over C x H x W, with an affine map per channel; else H x W, per place
+FRAMES, PLACES, CHANNELS, WHOLE = range(
+    4
+)  # WHOLE: over C x H x W, with an affine map per channel; else H x W, per place
 X, Y, Z, OUT, MEAN, SCALE, WEIGHT, BIAS = 4, 7, 10, 13, 16, 18, 20, 21  # forwards
 OF_Z, GRAD, GRAD_Z, OF_MEAN, OF_SCALE, OF_WEIGHT, SUMS, PARTS, SECOND = 4, 7, 10, 13, 15, 17, 18, 20, 22  # backwards
 
@@ -156,4 +158,3 @@ def norm_backward(like):
                 w = _affine(args, OF_WEIGHT, n, p, whole, width, zero, like)
                 grad = _get(_place(args, GRAD, frame, p, like), n, width) * w
                 _set(_place(args, GRAD_Z, frame, p, like), n, width, (grad - total - off * slope) * factor)
-

@@ -24,7 +24,9 @@ Options = tuple[str, int]  # padding and dilation
 Eager = Callable[..., tuple[Tensor, ...]]
 
 
-def sequence(run: Callable[..., Any], gradient: Callable[..., Any], eager: Callable[[Any], Eager]) -> Callable[..., Any]:
+def sequence(
+    run: Callable[..., Any], gradient: Callable[..., Any], eager: Callable[[Any], Eager]
+) -> Callable[..., Any]:
     """``operation(option, *tensors)`` with several outputs.
 
     Args:
@@ -97,7 +99,9 @@ def _parts(x: Tensor, options: Options, *weights: Tensor, backs: Sequence[Tensor
     """Of every weight the part that sees x and the part that sees h."""
     into = x.shape[-1]
     kernels = [part for weight in weights for part in (weight[:, :into], weight[:, into:])]
-    return [_Part(x, kernel, options, *back) for kernel, *back in zip(kernels, *([backs] if backs else []), strict=True)]
+    return [
+        _Part(x, kernel, options, *back) for kernel, *back in zip(kernels, *([backs] if backs else []), strict=True)
+    ]
 
 
 # ConvLSTM
@@ -137,7 +141,9 @@ def _lstm_gradient(options: Options, grads: Any, tensors: Any, kept: Any) -> Any
     return _collected(of_x, of_h, inputs, by_gates, size, by_h, by_c)
 
 
-def _collected(of_x: _Part, of_h: _Part, inputs: Tensor, by_gates: Tensor, size: Sequence[int], *by_state: Tensor) -> Any:
+def _collected(
+    of_x: _Part, of_h: _Part, inputs: Tensor, by_gates: Tensor, size: Sequence[int], *by_state: Tensor
+) -> Any:
     """The gradients by x, by the states, and by weight and bias of the gates."""
     grad_x = torch.zeros_like(inputs)
     of_x.backward(inputs.flatten(0, 1), by_gates.flatten(0, 1).unflatten(1, size), grad_x.flatten(0, 1))
@@ -147,8 +153,6 @@ def _collected(of_x: _Part, of_h: _Part, inputs: Tensor, by_gates: Tensor, size:
 
 
 # ConvGRU
-
-
 
 
 def _gru_run(options: Options, x: Tensor, h0: Tensor, *weights: Tensor) -> Any:
@@ -199,7 +203,9 @@ def _lanes(x: Tensor, block: int, channels: int) -> tuple[int, int, int, int]:
     return x.data_ptr() + 4 * block * channels, by_batch, of_row * x.shape[-3], of_place
 
 
-def _scan(kernel: Kernel, gating: str, gates: Tensor, h0: Tensor, *more: Tensor, by_gates: Tensor | None = None) -> None:
+def _scan(
+    kernel: Kernel, gating: str, gates: Tensor, h0: Tensor, *more: Tensor, by_gates: Tensor | None = None
+) -> None:
     """A kernel of the scan (``cpu_loops``) on dense gates, state and further tensors; the gates' gradient is before
     the last of them."""
     (batch, steps, height, width, _), channels = gates.shape, h0.shape[-1]

@@ -50,8 +50,8 @@ def lstm_forward(like):
 
 @Kernel
 def lstm_backward(like):
-    """The same back: gates, c before, c, gradient by h from outside, gradients by the gates; and those by h and c, which
-    turn from what comes from the next frame to what goes to the one before: by c, and 0 for h."""
+    """The same back: gates, c before, c, gradient by h from outside, gradients by the gates; and those by h and c,
+    which turn from what comes from the next frame to what goes to the one before: by c, and 0 for h."""
     args = integers(like)
     places, width = load(args, PLACES), load(args, CHANNELS)
     first, last = share(load(args, BATCH) * places)
@@ -131,7 +131,11 @@ def gru_reset_backward(like):
     first, last = share(load(args, BATCH) * places)
     for number in range(first, last):
         b, p = divmod(number, places)
-        gates, before, grads = _row(args, FIRST, b, p, like), _row(args, SECOND, b, p, like), _row(args, THIRD, b, p, like)
+        gates, before, grads = (
+            _row(args, FIRST, b, p, like),
+            _row(args, SECOND, b, p, like),
+            _row(args, THIRD, b, p, like),
+        )
         by_reset, by_h = _row(args, FOURTH, b, p, like), _row(args, FIFTH, b, p, like)
         for n in range(width):
             r, e = _sigmoid(load(gates, width + n)), fetch(1, by_reset, n)

@@ -12,6 +12,7 @@ padding, dilation and ragged edges are tables.
 from minconv.kernels.compiled import (
     LANES,
     Kernel,
+    apart,
     inlined,
     integers,
     load,
@@ -166,7 +167,12 @@ def _corner(args, side, number, tiles):
     down, across = divmod(tile, load(args, side + ACROSS))
     down, across = down * NODES * 8, across * NODES * 8
     start = load(args, side) + frame * load(args, side + SIZE)
-    return start, load(args, side + ROWS) + down, load(args, side + COLUMNS) + across, load(args, side + TURNED) + across
+    return (
+        start,
+        load(args, side + ROWS) + down,
+        load(args, side + COLUMNS) + across,
+        load(args, side + TURNED) + across,
+    )
 
 
 @inlined
@@ -264,7 +270,7 @@ def _product(adds, vectors, a, of_row, of_depth, b, by_depth, c, by_row, depth, 
         put(c, 3 * by_row + 2 * LANES, s2)
 
 
-@inlined
+@apart
 def _multiply(adds, a, of_row, of_depth, b, c, rows, depth, width, like):
     """c [rows, width] (+)= a [rows, depth] b [depth, width], dense b and c; rows divide by four, width by LANES.
 
@@ -335,8 +341,8 @@ def convolve(like):
 
 @Kernel
 def gradients(like):
-    """Of COUNT frames, grad_x += B [(A dy A') U'] B' and grad_U' += (A dy A')' (B' d B), with U' [36, C', C_]; a grad_U'
-    for each thread that has frames, which it is the first to write to if BIAS is 1."""
+    """Of COUNT frames, grad_x += B [(A dy A') U'] B' and grad_U' += (A dy A')' (B' d B), with U' [36, C', C_]; one
+    grad_U' for each thread that has frames, which it is the first to write to if BIAS is 1."""
     args = integers(like)
     tiles, count, group = load(args, TILES), load(args, COUNT), load(args, GROUP)
     into, out, size = load(args, INTO), load(args, OUT), size_of(like)
@@ -362,16 +368,15 @@ def gradients(like):
             _read(FRAME_GRADIENT, 4, args, Y, start + t, tiles, at, plane_m, lines, step, zeros, out, like)
         for k in range(NODES * NODES):
             of_v_k, of_m_k = v + k * plane_v, m + k * plane_m
-            to = of_u + k * rows * of_v * size
-            if fresh and start == first * tiles:
-                _multiply(False, of_m_k, 1, of_m, of_v_k, to, rows, some, of_v, like)
-            else:
-                _multiply(True, of_m_k, 1, of_m, of_v_k, to, rows, some, of_v, like)
+            adds, to = start > first * tiles or not fresh, of_u + k * rows * of_v * size
+            _multiply(adds, of_m_k, 1, of_m, of_v_k, to, rows, some, of_v, like)
             u = load(args, WEIGHT_AT) + k * out * of_v * size
             _multiply(False, of_m_k, of_m, 1, u, of_v_k, -(-some // 4) * 4, out, of_v, like)
         for t in range(some):
             at = v + t * of_v * size
-            _write(TILE_GRADIENT, 6, ADD, args, GRAD_X, start + t, tiles, at, plane_v, lines, step, spare, at, into, like)
+            _write(
+                TILE_GRADIENT, 6, ADD, args, GRAD_X, start + t, tiles, at, plane_v, lines, step, spare, at, into, like
+            )
 
 
 FROM, TO, PLANE, KERNELS, WIDTH, LINES, OF_LINES = range(7)

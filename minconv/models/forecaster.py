@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minconv.core.cells import CELLS, PEERS, Cell, State, cell_class
-from minconv.core.layers import check_dtype, constant_weights, on_frames, residual_norm_of
+from minconv.core.layers import check_dtype, constant_weights, on_frames
 from minconv.core.scan import transformed
+from minconv.models.norms import residual_norm_of
 from minconv.models.pretrained import Pretrained
 from minconv.runtime.checks import whole
 

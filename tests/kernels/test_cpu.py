@@ -15,8 +15,8 @@ from minconv.core.scan import gated_scan, linear_scan
 from minconv.kernels.autograd import Lanes
 
 numba = pytest.importorskip("numba")
-from minconv.kernels import cpu, openmp  # noqa: E402 - which need numba
 from minconv.kernels import compiled as kernels  # noqa: E402
+from minconv.kernels import cpu, openmp  # noqa: E402 - which need numba
 
 ROOT = Path(__file__).resolve().parents[2]
 

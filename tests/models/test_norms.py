@@ -1,0 +1,138 @@
+"""The residual norms, by PyTorch's operations and by the CPU's kernel."""
+
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+
+from minconv.core.scan import kernels
+from minconv.models.norms import ChannelNorm, ResidualNorm, residual_norm_of
+
+KINDS = ("plane", "frame")
+
+
+def frames(*size: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def normed(size: tuple[int, ...], dtype: torch.dtype = torch.float64):
+    """The residual norm with an affine map, and x, y [B, T, C, H, W] for it."""
+    norm = ResidualNorm(size[-2:]).to(dtype)
+    with torch.no_grad():
+        norm.weight.copy_(1 + frames(*size[-2:], seed=3))
+        norm.bias.copy_(frames(*size[-2:], seed=4))
+    return norm, (3 + frames(*size)).to(dtype).requires_grad_(), frames(*size, seed=2).to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("size", [(2, 3, 5, 4, 6), (1, 2, 1, 3, 3), (3, 1, 2, 7, 1)])
+def test_residual_norm_is_that_of_the_sum_over_height_and_width(size):
+    norm, x, y = normed(size)
+    found, z = norm(x, y), x + y
+    normal = (z - z.mean((-2, -1), keepdim=True)) / (z.var((-2, -1), correction=0, keepdim=True) + norm.eps).sqrt()
+    torch.testing.assert_close(found, normal * norm.weight + norm.bias, rtol=0, atol=1e-12)
+    channels_last = (one.detach().movedim(2, -1).contiguous().movedim(-1, 2) for one in (x, y))
+    torch.testing.assert_close(norm(*channels_last), found, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("over, dims", [("frame", (2, 3, 4)), ("channels", (2,))])
+def test_channel_norm_takes_mean_and_variance_away(over, dims):
+    norm, (x, y) = ChannelNorm(3, over).double(), (frames(2, 4, 3, 5, 6, seed=seed) for seed in (1, 2))
+    z = norm(x, y)
+    torch.testing.assert_close(z.mean(dims), torch.zeros_like(z.mean(dims)), rtol=0, atol=1e-12)
+    before = (x + y).var(dims, correction=0)
+    torch.testing.assert_close(z.var(dims, correction=0), before / (before + norm.eps), rtol=0, atol=1e-12)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        norm.bias.copy_(torch.tensor([0.5, 0.0, -0.5]))
+    affine = z * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x, y), affine, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(norm, [tensor[:1, :2].requires_grad_() for tensor in (x, y)])
+    together = torch.vmap(norm)(torch.stack([x, y]), torch.stack([y, 2 * x]))
+    torch.testing.assert_close(together, torch.stack([norm(x, y), norm(y, 2 * x)]), rtol=0, atol=1e-12)
+
+
+def test_only_the_norm_over_the_plane_makes_all_channels_one_size():
+    x, y = frames(1, 1, 2, 6, 6) * torch.tensor([1.0, 10.0], dtype=torch.float64)[:, None, None], torch.zeros(1)
+    sizes = {
+        norm: residual_norm_of(norm, 2, (6, 6)).double()(x, y.double().expand_as(x)).std((-2, -1)).flatten().tolist()
+        for norm in ("plane", "frame")
+    }
+    small, large = x.std((-2, -1)).flatten().tolist()
+    assert sizes["plane"][1] / sizes["plane"][0] == pytest.approx(1, rel=1e-3)
+    assert sizes["frame"][1] / sizes["frame"][0] == pytest.approx(large / small, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_residual_norm_shows_what_is_not_finite(bad):
+    norm, x, y = normed((2, 3, 5, 4, 6))
+    with torch.no_grad():
+        x[1, 2, 3, 0, 0] = bad
+    frame = norm(x, y)[1, 2]
+    assert frame[3].isnan().all() and frame[:3].isfinite().all() and frame[4].isfinite().all()
+
+
+@contextmanager
+def plainly():
+    """Norms by PyTorch's operations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("minconv.models.norms.kernels", lambda name: None)
+        yield
+
+
+@pytest.fixture
+def fused(monkeypatch) -> list:
+    """The calls of the kernel."""
+    module, calls = kernels("norm"), []
+    if module is None:
+        pytest.skip("Numba cannot be imported")
+    operation = module.residual_norm
+    monkeypatch.setattr(module, "residual_norm", lambda *args, **more: calls.append(1) or operation(*args, **more))
+    return calls
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "size", [(2, 3, 40, 6, 5), (1, 1, 16, 4, 4), (3, 2, 5, 1, 7), (1, 2, 1, 3, 3), (2, 2, 33, 2, 2)]
+)
+@pytest.mark.parametrize("memory", ["channels last", "channels first"])
+def test_the_kernel_gives_outputs_and_gradients_of_the_norm_in_double_precision(kind, size, memory, fused):
+    single, double = (residual_norm_of(kind, size[2], size[-2:]).to(dtype) for dtype in (torch.float32, torch.float64))
+    found = []
+    for norm, dtype, fast in (
+        (single, torch.float32, True),
+        (single, torch.float32, False),
+        (double, torch.float64, False),
+    ):
+        with torch.no_grad():
+            for seed, parameter in enumerate(norm.parameters()):
+                parameter.copy_(1 + frames(*parameter.shape, seed=seed))
+        x, y = ((offset + frames(*size, seed=offset)).float().to(dtype) for offset in (20, 0))
+        if memory == "channels last":
+            x, y = (one.movedim(2, -1).contiguous().movedim(-1, 2) for one in (x, y))
+        inputs = [one.requires_grad_() for one in (x, y)] + list(norm.parameters())
+        with nullcontext() if fast else plainly():
+            z = norm(*inputs[:2])
+        found.append([z, *torch.autograd.grad(z, inputs, frames(*size, seed=5).to(dtype))])
+    assert len(fused) == 1
+    for ours, pytorchs, exact in zip(*found, strict=True):
+        ours, pytorchs = ((one.double() - exact).abs().max() for one in (ours, pytorchs))
+        assert ours <= 3 * pytorchs + 1e-6 * exact.abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernel_has_second_derivatives(kind, fused):
+    norm = residual_norm_of(kind, 3, (2, 4))
+    inputs = [frames(1, 1, 3, 2, 4, seed=seed).float().requires_grad_() for seed in (1, 2)]
+    (grad,) = torch.autograd.grad(norm(*inputs).pow(3).sum(), inputs[:1], create_graph=True)
+    (second,) = torch.autograd.grad(grad.square().sum(), inputs[:1])
+    doubled = [one.detach().double().requires_grad_() for one in inputs]
+    (grad,) = torch.autograd.grad(norm.double()(*doubled).pow(3).sum(), doubled[:1], create_graph=True)
+    (expected,) = torch.autograd.grad(grad.square().sum(), doubled[:1])
+    assert len(fused) == 1
+    torch.testing.assert_close(second.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_another_eps_is_respected(fused):
+    norm, (x, y) = ResidualNorm((3, 4)), (frames(1, 1, 2, 3, 4, seed=seed).float() for seed in (1, 2))
+    norm.eps = 1.0
+    assert not fused and (norm(x, y).var((-2, -1), correction=0) < 0.9).all() and not fused
