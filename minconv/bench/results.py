@@ -73,7 +73,7 @@ def headlines(result: Result) -> dict[str, float | None]:
         found[f"scan, T = {row['T']}: relative error of output or gradients"] = None if None in errors else max(errors)
     for row in select(result["training"], model="minconvlstm", **PAPER):
         about = f"training step, {row['T']} + {row['horizon']} frames"
-        found[f"{about}: times as fast as ConvLSTM"] = row["training_speedup"]["median"]
+        found[f"{about}: times as fast as the fastest ConvLSTM"] = row["training_speedup"]["median"]
         found[f"{about}: time over its convolutions"] = row["over_convolutions"]["median"]
     for row in select(result["seeds"], model="minconvlstm"):
         found[f"{row['seeds']} seeds together: throughput over one by one"] = row["throughput"]["median"]

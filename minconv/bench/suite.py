@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from minconv.bench import floors
 from minconv.bench.measure import Call, forward_pass, measure, peak_memory, training_step
+from minconv.bench.published import published_models
 from minconv.bench.results import QUARTILES
 from minconv.core.gates import INITIAL_STATE
 from minconv.core.scan import GATINGS, gated_scan, usable
@@ -31,6 +31,7 @@ from minconv.runtime.progress import progress
 from minconv.runtime.provenance import package_version, provenance
 from minconv.training.ensemble import Ensemble
 
+RIVALS = ("convlstm", "convlstm_published")  # speeds are those over the fastest of these
 LAYOUTS = ("channels_last", "contiguous")
 PASSES = ("forward", "training")
 Row = dict[str, Any]
@@ -110,7 +111,13 @@ SIZES = {
             large_scans=((4, 128, 40, 32, 32), (4, 256, 40, 32, 32)),
             gatings=("lstm",),
             lengths=(20, 128, 512, 2048),
-            steps=(PAPER, *(Step(T) for T in (20, 128, 512)), Step(20, 5, batch=8), Step(20, 5, grid=32)),
+            steps=(
+                PAPER,
+                Step(5, 10),
+                *(Step(T) for T in (20, 128, 512)),
+                Step(20, 5, batch=8),
+                Step(20, 5, grid=32),
+            ),
             seeds=3,
             starts=3,
             seconds=6,
@@ -152,7 +159,7 @@ def run(sizes: Sizes, device: str | torch.device = "auto") -> dict[str, Any]:
     begun = time.perf_counter()
     # not Triton on the CPU: its interpreter is for tests
     backends = tuple(name for name in usable(device) if name != "triton" or device.type == "cuda")
-    one_pass = forward_pass(build_model("minconvlstm", 0).to(device), _frames(Step(4), device))
+    one_pass = forward_pass(build_model("minconvlstm", 0, method="direct").to(device), _frames(Step(4), device))
     last_channels = floors.channels_last(floors.record(one_pass))
     result: dict[str, Any] = {
         "size": sizes.name,
@@ -247,20 +254,26 @@ def _scan(
 
 
 def _training(sizes: Sizes, step: Step, device: torch.device) -> list[Row]:
-    """Every model's forward pass, training step with Adam and convolutions alone, in the same rounds."""
+    """Every model's forward pass, training step with Adam and convolutions alone, in the same rounds.
+
+    The convolutions are PyTorch's own of the same model, whatever the model computes its with.
+    """
     frames = _frames(step, device)
     models, calls, alone, memory = _models(step, device), {}, {}, {}
+    plain = _models(step, device, method="direct")
     for name, model in models.items():
         calls[name, "forward"] = forward_pass(model, frames, step.horizon)
         adam = _adam(model)
         calls[name, "training"] = training_step(model, frames, step.horizon, adam)
         training_step(model, frames[:, :2], 0, adam)()  # makes Adam's moments, which are no memory of the step
-        memory[name], found = _recorded(calls[name, "training"], device)
+        memory[name] = peak_memory(calls[name, "training"], device)
+        found = floors.record(training_step(plain[name], frames, step.horizon))
         alone[name] = "convolutions", frozenset(found.items())  # models of the same ones share the floor
         if alone[name] not in calls:
             calls[alone[name]] = floors.replay(found, device)
             calls[alone[name]]()
     seconds = _rounds(calls, sizes, device, warmup=0)
+    rivals = {kind: min(RIVALS, key=lambda name: _median(seconds, name, kind)) for kind in PASSES}
     rows = []
     for name, model in models.items():
         taken = {kind: seconds[name, kind] for kind in PASSES}
@@ -268,7 +281,8 @@ def _training(sizes: Sizes, step: Step, device: torch.device) -> list[Row]:
             step.about
             | {"model": name, "parameters": sum(weight.numel() for weight in model.parameters())}
             | {kind: _spread(taken[kind]) for kind in PASSES}
-            | {f"{kind}_speedup": _spread(seconds["convlstm", kind] / taken[kind]) for kind in PASSES}
+            | {f"{kind}_speedup": _spread(seconds[rivals[kind], kind] / taken[kind]) for kind in PASSES}
+            | {"rival": rivals["training"]}
             | {"convolutions": _spread(seconds[alone[name]])}
             | {"over_convolutions": _spread(taken["training"] / seconds[alone[name]])}
             | {"memory": memory[name], "rounds": len(taken["training"])}
@@ -346,23 +360,24 @@ def _rounds(calls: Mapping[Any, Call], sizes: Sizes, device: torch.device, warmu
     return dict(zip(calls, xr.concat(rounds, "repeat").transpose("case", "repeat").values, strict=True))
 
 
-def _recorded(step: Call, device: torch.device) -> tuple[int, Counter[tuple]]:
-    """Peak memory and convolutions of a step, both from one run, which is its warm-up as well."""
-    found: Counter[tuple] = Counter()
-    memory = peak_memory(lambda: found.update(floors.record(step)), device)
-    return memory, found
+def _median(seconds: Mapping[Any, np.ndarray], name: str, kind: str) -> float:
+    """Of a model's times; without end where it was not measured."""
+    return float(np.median(seconds.get((name, kind), np.inf)))
 
 
-def _models(step: Step, device: torch.device) -> dict[str, nn.Module]:
-    """All models, and MinConvLSTM with the paper's scan (``published``) and in ``bf16-mixed`` precision (``half``)."""
+def _models(step: Step, device: torch.device, method: str = "auto") -> dict[str, nn.Module]:
+    """All models with this method of convolution, MinConvLSTM with the paper's scan (``published``) and in
+    ``bf16-mixed`` precision (``half``), and two of the paper's own code where it is at hand."""
     kinds = {name: (name, {}) for name in MODELS}
     kinds |= {"published": ("minconvlstm", {"backend": "logspace"}), "half": ("minconvlstm", {})}
     size = (step.grid, step.grid)
+    channels = {cell: round(step.width * model.channels[0]) for cell, model in MODELS.items()}
     models = {
-        name: build_model(cell, 0, hidden=round(step.width * MODELS[cell].channels[0]), size=size, **options).to(device)
+        name: build_model(cell, 0, hidden=channels[cell], size=size, method=method, **options).to(device)
         for name, (cell, options) in kinds.items()
     }
-    return models | {"half": _Half(models["half"])}
+    published = {name: model.to(device) for name, model in published_models(channels, size).items()}
+    return models | {"half": _Half(models["half"])} | published
 
 
 class _Half(nn.Module):

@@ -1,22 +1,10 @@
 """Norms of a residual layer, of frames x + y [B, T, C, H, W]."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minconv.core.layers import single
-from minconv.core.scan import kernels, transformed
 from minconv.runtime.checks import choice
-
-
-def _fused(norm: nn.Module, x: Tensor, y: Tensor) -> Callable[..., Tensor] | None:
-    """The CPU's kernel, if there is one for such frames."""
-    if x.shape != y.shape or not single(x, y, norm.weight) or transformed():
-        return None
-    module = kernels("norm")
-    return module.residual_norm if module and norm.eps == module.EPS else None
 
 
 class ResidualNorm(nn.LayerNorm):
@@ -26,8 +14,6 @@ class ResidualNorm(nn.LayerNorm):
         super().__init__(size)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        if fused := _fused(self, x, y):
-            return fused(x, y, self.weight, self.bias, whole=False)
         return super().forward(x + y)
 
 
@@ -47,8 +33,6 @@ class ChannelNorm(nn.Module):
         self.eps = 1e-5
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.over == "frame" and (fused := _fused(self, x, y)):
-            return fused(x, y, self.weight, self.bias, whole=True)
         z = (x + y).flatten(0, 1)
         if self.over == "frame":
             z = F.group_norm(z, 1, self.weight, self.bias, self.eps)

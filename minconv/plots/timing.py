@@ -48,12 +48,13 @@ def timing(data: xr.Dataset) -> Figure:
     """A training step of every model by sequence length: time, speed-up, time over its convolutions', peak memory.
 
     Args:
-        data: ``training`` (seconds), ``training_speedup`` (over ConvLSTM) and ``over_convolutions`` (the step's time
-            over that of its convolutions alone) over (model, T[, quartile]); ``memory``, bytes over (model, T).
+        data: ``training`` (seconds), ``training_speedup`` (over the fastest ConvLSTM) and ``over_convolutions`` (the
+            step's time over that of its direct convolutions alone) over (model, T[, quartile]); ``memory``, bytes over
+            (model, T).
     """
     panels = {
         "training": ("training step (ms)", 1e3, "log"),
-        "training_speedup": (f"speed-up over {STYLE['convlstm']['label']}", 1, "linear"),
+        "training_speedup": ("speed-up over the fastest ConvLSTM", 1, "linear"),
         "over_convolutions": ("training step / its convolutions", 1, "linear"),
         "memory": ("peak memory (MiB)", 2**-20, "log"),
     }

@@ -24,6 +24,8 @@ STYLE = {
     "minconvexplstm": style("MinConvExpLSTM", GREEN, "D"),
     "convs5": style("ConvS5", INDIGO, "h"),
     "published": style("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
+    "convlstm_published": style("ConvLSTM, published code", INDIGO, "p", (0, (4, 1, 1, 1))),
+    "minconvlstm_published": style("MinConvLSTM, published code", WINE, "8"),
     "half": style("MinConvLSTM, bf16-mixed", "0.45", "X", (0, (1, 1))),
     "cylinder": style("MinConvLSTM, cylinder padding", WINE, "<", (0, (6, 1.5))),
     "sphere": style("MinConvLSTM, sphere padding", TEAL, ">"),

@@ -245,7 +245,7 @@ def test_copy_moves_the_bytes(monkeypatch):
 
 
 def convolutions(cell: str, length: int, horizon: int = 0, batch: int = 1) -> Counter:
-    model, frames = build_model(cell, 0), torch.randn(batch, length + horizon + 1, 1, 16, 16)
+    model, frames = build_model(cell, 0, method="direct"), torch.randn(batch, length + horizon + 1, 1, 16, 16)
     return floors.record(bench.training_step(model, frames, horizon))
 
 
@@ -414,7 +414,7 @@ def test_training_rows(result):
     assert (sizes["convlstm"], sizes["minconvlstm"], sizes["published"]) == (182_524, 175_449, 175_449)
     for row in rows:
         assert row["memory"] > 0 and row["rounds"] == 2 and row["convolutions"]["median"] > 0
-        if row["model"] == "convlstm":
+        if row["model"] == row["rival"]:
             assert row["training_speedup"] == {"low": 1, "median": 1, "high": 1}
     for step in TINY.steps:  # the same convolutions are one floor
         alone = {row["model"]: row["convolutions"] for row in results.select(rows, **step.about)}
@@ -520,3 +520,52 @@ def test_the_smoke_benchmark_runs(tmp_path):
     (start,) = found["startup"]
     assert start["import"]["median"] > 0 and start["first_call"]["median"] > 0 and start["backend"] == found["default"]
     assert str(file) in run.stdout and "first scan in a fresh process" in run.stdout
+
+
+@pytest.fixture
+def paper(tmp_path, monkeypatch):
+    """A folder like that of the paper's code, which is named where its models are looked for."""
+    code = (
+        "from torch import nn\n"
+        "class ConvLSTM(nn.Module):\n"
+        "    def __init__(self, hidden_sizes, height, width, **options):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(1, hidden_sizes[0], 3, padding=1)\n"
+        "    def forward(self, x, steps):\n"
+        "        return self.conv(x[:, :steps].flatten(0, 1)).mean() + 0 * x\n"
+        "class MinConvLSTM(ConvLSTM): pass\n"
+    )
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text(code)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("models", "hydra", "hydra.utils", "omegaconf"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setenv("MINCONV_PUBLISHED", str(tmp_path))
+    yield tmp_path
+    for name in ("models", "hydra", "hydra.utils", "omegaconf"):
+        sys.modules.pop(name, None)
+
+
+def test_the_papers_own_code_takes_part_where_it_is_named(paper):
+    models = suite._models(suite.Step(2, width=0.5), torch.device("cpu"))
+    assert list(models)[-2:] == ["convlstm_published", "minconvlstm_published"]
+    assert models["convlstm_published"].model.conv.out_channels == 12  # half of 25
+    assert models["convlstm_published"](torch.zeros(2, 3, 1, 16, 16), 4).shape == (2, 7, 1, 16, 16)
+    rows = suite._training(TINY, suite.Step(2), torch.device("cpu"))
+    rival = min((row for row in rows if row["model"] in suite.RIVALS), key=lambda row: row["training"]["median"])
+    assert {row["rival"] for row in rows} == {rival["model"]} and rival["training_speedup"]["median"] == 1
+
+
+def test_a_folder_without_the_papers_code_is_told(paper):
+    (paper / "models" / "__init__.py").write_text("")
+    with pytest.raises(
+        ValueError, match=r"MINCONV_PUBLISHED must name the folder src/mcrnn of the paper's code; .* no C"
+    ):
+        suite._models(suite.Step(2), torch.device("cpu"))
+
+
+def test_the_floor_is_the_direct_convolutions_whatever_a_model_computes_with(monkeypatch):
+    replayed, replay = [], floors.replay
+    monkeypatch.setattr(floors, "replay", lambda found, device: replayed.append(found) or replay(found, device))
+    suite._training(TINY, suite.Step(3, 1), torch.device("cpu"))
+    assert any(weights(found)[(120, 40, 3, 3)] == 4 * (1 + 1) for found in replayed)

@@ -1,5 +1,7 @@
 """The compiled kernels: what they promise beside the scan's and the layers' own tests."""
 
+import hashlib
+import importlib
 import subprocess
 import sys
 import warnings
@@ -16,7 +18,7 @@ from minconv.kernels.autograd import Lanes
 
 numba = pytest.importorskip("numba")
 from minconv.kernels import compiled as kernels  # noqa: E402
-from minconv.kernels import cpu, openmp  # noqa: E402 - which need numba
+from minconv.kernels import cpu, cpu_loops, openmp  # noqa: E402 - which need numba
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,7 +193,14 @@ def test_where_no_cache_can_be_written_code_is_compiled_anew(monkeypatch):
         return numba.cfunc(signature, **options)
 
     monkeypatch.setattr(kernels, "cfunc", refuse)
-    kernel = kernels.Kernel(kernels.wrap.body)
+    kernel = kernels.Kernel(cpu_loops.wrap.body)
     x, padded = torch.arange(6.0).view(1, 6, 1), torch.empty(1, 12, 1)
     kernel(torch.float32, 12, 1, 2, 3, 1, 1, 0, 0, x, padded)
     assert padded.view(4, 3).tolist() == [[3, 4, 5], [0, 1, 2], [3, 4, 5], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("name", ["cpu_loops", "recurrent_loops", "winograd_loops"])
+def test_files_of_loops_change_with_what_they_are_written_with(name):
+    """Numba's cache of a file knows of no change in another."""
+    digest = hashlib.sha256(Path(kernels.__file__).read_bytes()).hexdigest()[:8]
+    assert importlib.import_module(f"minconv.kernels.{name}").COMPILED == digest, "write the digest there"

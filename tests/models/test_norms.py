@@ -1,14 +1,9 @@
-"""The residual norms, by PyTorch's operations and by the CPU's kernel."""
-
-from contextlib import contextmanager, nullcontext
+"""The residual norms."""
 
 import pytest
 import torch
 
-from minconv.core.scan import kernels
 from minconv.models.norms import ChannelNorm, ResidualNorm, residual_norm_of
-
-KINDS = ("plane", "frame")
 
 
 def frames(*size: int, seed: int = 1) -> torch.Tensor:
@@ -69,70 +64,3 @@ def test_residual_norm_shows_what_is_not_finite(bad):
         x[1, 2, 3, 0, 0] = bad
     frame = norm(x, y)[1, 2]
     assert frame[3].isnan().all() and frame[:3].isfinite().all() and frame[4].isfinite().all()
-
-
-@contextmanager
-def plainly():
-    """Norms by PyTorch's operations."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("minconv.models.norms.kernels", lambda name: None)
-        yield
-
-
-@pytest.fixture
-def fused(monkeypatch) -> list:
-    """The calls of the kernel."""
-    module, calls = kernels("norm"), []
-    if module is None:
-        pytest.skip("Numba cannot be imported")
-    operation = module.residual_norm
-    monkeypatch.setattr(module, "residual_norm", lambda *args, **more: calls.append(1) or operation(*args, **more))
-    return calls
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "size", [(2, 3, 40, 6, 5), (1, 1, 16, 4, 4), (3, 2, 5, 1, 7), (1, 2, 1, 3, 3), (2, 2, 33, 2, 2)]
-)
-@pytest.mark.parametrize("memory", ["channels last", "channels first"])
-def test_the_kernel_gives_outputs_and_gradients_of_the_norm_in_double_precision(kind, size, memory, fused):
-    single, double = (residual_norm_of(kind, size[2], size[-2:]).to(dtype) for dtype in (torch.float32, torch.float64))
-    found = []
-    for norm, dtype, fast in (
-        (single, torch.float32, True),
-        (single, torch.float32, False),
-        (double, torch.float64, False),
-    ):
-        with torch.no_grad():
-            for seed, parameter in enumerate(norm.parameters()):
-                parameter.copy_(1 + frames(*parameter.shape, seed=seed))
-        x, y = ((offset + frames(*size, seed=offset)).float().to(dtype) for offset in (20, 0))
-        if memory == "channels last":
-            x, y = (one.movedim(2, -1).contiguous().movedim(-1, 2) for one in (x, y))
-        inputs = [one.requires_grad_() for one in (x, y)] + list(norm.parameters())
-        with nullcontext() if fast else plainly():
-            z = norm(*inputs[:2])
-        found.append([z, *torch.autograd.grad(z, inputs, frames(*size, seed=5).to(dtype))])
-    assert len(fused) == 1
-    for ours, pytorchs, exact in zip(*found, strict=True):
-        ours, pytorchs = ((one.double() - exact).abs().max() for one in (ours, pytorchs))
-        assert ours <= 3 * pytorchs + 1e-6 * exact.abs().max()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_kernel_has_second_derivatives(kind, fused):
-    norm = residual_norm_of(kind, 3, (2, 4))
-    inputs = [frames(1, 1, 3, 2, 4, seed=seed).float().requires_grad_() for seed in (1, 2)]
-    (grad,) = torch.autograd.grad(norm(*inputs).pow(3).sum(), inputs[:1], create_graph=True)
-    (second,) = torch.autograd.grad(grad.square().sum(), inputs[:1])
-    doubled = [one.detach().double().requires_grad_() for one in inputs]
-    (grad,) = torch.autograd.grad(norm.double()(*doubled).pow(3).sum(), doubled[:1], create_graph=True)
-    (expected,) = torch.autograd.grad(grad.square().sum(), doubled[:1])
-    assert len(fused) == 1
-    torch.testing.assert_close(second.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
-
-
-def test_another_eps_is_respected(fused):
-    norm, (x, y) = ResidualNorm((3, 4)), (frames(1, 1, 2, 3, 4, seed=seed).float() for seed in (1, 2))
-    norm.eps = 1.0
-    assert not fused and (norm(x, y).var((-2, -1), correction=0) < 0.9).all() and not fused
