@@ -118,13 +118,22 @@ class ConvLSTM(Cell):
     """g, i, f, o = conv([x, h]);  c = s(f) c + s(i) tanh(g);  h = s(o) tanh(c)   (arXiv 1506.04214, no peepholes).
 
     Its state is the pair (h, c).
+
+    Args:
+        bias: whether the convolution has one.
     """
 
     def __init__(
-        self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", dilation: int = 1
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: int = 3,
+        padding: str = "zeros",
+        dilation: int = 1,
+        bias: bool = True,
     ):
         super().__init__(in_channels, channels)
-        self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding, dilation)
+        self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding, dilation, bias)
 
     def init_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return super().init_state(x), super().init_state(x)

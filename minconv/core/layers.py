@@ -93,6 +93,7 @@ class PaddedConv2d(nn.Module):
             rows of cell centres and an even width); ``replicate`` (the values at the edges go on: a region).
         dilation: distance in cells between the points of the kernel, which then reaches dilation (kernel_size - 1) / 2
             cells to every side.
+        bias: whether there is one.
 
     Raises:
         TypeError, ValueError: unknown padding, an even kernel, no frames of this dtype and these channels; frames
@@ -100,7 +101,13 @@ class PaddedConv2d(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, padding: str = "zeros", dilation: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        padding: str = "zeros",
+        dilation: int = 1,
+        bias: bool = True,
     ):
         super().__init__()
         if whole("kernel_size", kernel_size, 1) % 2 == 0:
@@ -108,7 +115,8 @@ class PaddedConv2d(nn.Module):
         self.padding = choice("padding", padding, PADDINGS)
         self.dilation = whole("dilation", dilation, 1)
         self.width = self.dilation * (kernel_size // 2)  # of the margins
-        conv = nn.Conv2d(whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1), kernel_size)
+        sizes = whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1)
+        conv = nn.Conv2d(*sizes, kernel_size, bias=bias)
         # in the format in which, on the CPU, convolutions, scan and norm are fastest, and which they hand on
         self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
         self.bias = conv.bias
@@ -119,7 +127,8 @@ class PaddedConv2d(nn.Module):
     def extra_repr(self) -> str:
         out, into, kernel, _ = self.weight.shape
         dilation = f", dilation={self.dilation}" if self.dilation > 1 else ""
-        return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}{dilation}"
+        bias = "" if self.bias is not None else ", bias=False"
+        return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}{dilation}{bias}"
 
 
 class ResidualNorm(nn.LayerNorm):
