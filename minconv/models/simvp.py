@@ -32,7 +32,7 @@ class ConvSC(nn.Module):
     """SiLU(GroupNorm(convolution)) of [N, C, H, W], with two groups.
 
     Args:
-        mode: ``plain`` keeps height and width, ``down`` halves them, ``up`` doubles them by PixelShuffle before the norm.
+        mode: ``plain`` keeps height and width, ``down`` halves them, ``up`` doubles them by PixelShuffle, then norms.
     """
 
     def __init__(self, into: int, out: int, kernel: int, mode: str):
@@ -142,16 +142,18 @@ class IncepU(nn.Module):
 
 
 class SimVP(Pretrained):
-    """Forecasts the frames after those it sees, ``context`` at once; as published for Moving MNIST by default.
+    """Forecasts the frames after those it sees, several at once; as published for Moving MNIST by default.
 
     It has no predictions of frames that it has seen: ``model(frames, horizon)`` gives the horizon + 1 new frames alone,
-    which are the last ones that a recurrent model gives. ``fit`` has them in the loss, ``predict``, ``rollout`` and
-    ``forecast`` take them as they do those of others. Beyond ``context`` frames it is applied to its own output, where
-    errors grow; gradients pass.
+    which are the last ones that a recurrent model gives. ``fit`` has them in the loss; ``predict``, ``rollout`` and
+    ``forecast`` take them as they do those of others. Beyond ``ahead`` frames it is applied again, with its own output
+    among what it sees, where errors grow; gradients pass.
 
     Args:
         channels: C of a frame.
-        context: T, the frames that it sees, and gives at once; weights are for that number alone.
+        context: T, the frames that it sees; weights are for that number alone.
+        ahead: how many of the T frames that an application gives are used, the first; None: all, as published. Where
+            fewer are trained, horizon + 1 of ``Training``, the others are noise.
         size: (H, W), multiples of 2^(n_s / 2).
         translator: ``gsta`` (SimVPv2) or ``incepu`` (SimVP).
         hid_s: channels S of the encoder and decoder, even.
@@ -181,6 +183,7 @@ class SimVP(Pretrained):
         drop_path: float | None = 0.0,
         k_enc: int = 3,
         k_dec: int = 3,
+        ahead: int | None = None,
     ):
         super().__init__()
         numbers = {"channels": channels, "context": context, "hid_s": hid_s, "hid_t": hid_t, "n_s": n_s, "n_t": n_t}
@@ -195,8 +198,11 @@ class SimVP(Pretrained):
         factor = 2 ** (n_s // 2)
         if not isinstance(size, (tuple, list)) or len(size) != 2 or any(whole("size", x, 1) % factor for x in size):
             raise ValueError(f"size must be (H, W), multiples of {factor} with n_s = {n_s}; got {size}")
+        self.ahead = context if ahead is None else whole("ahead", ahead, 1)
+        if self.ahead > context:
+            raise ValueError(f"ahead must be at most context, {context}; got {ahead}")
         self.channels, self.context, self.size = channels, context, tuple(size)
-        self.config = numbers | {"size": self.size, "translator": translator, "drop_path": drop_path}
+        self.config = numbers | {"size": self.size, "translator": translator, "drop_path": drop_path, "ahead": ahead}
         modes = ["plain", "down"] * (n_s // 2)
         self.encoder = nn.ModuleList(
             ConvSC(hid_s if n else channels, hid_s, k_enc, mode) for n, mode in enumerate(modes)
@@ -221,12 +227,10 @@ class SimVP(Pretrained):
             [B, horizon + 1, C, H, W].
         """
         self._check(frames)
-        seen, left, found = frames[:, -self.context :], whole("horizon", horizon, 0) + 1, []
-        while left > 0:
-            seen = self.following(seen)
-            found.append(seen[:, :left])
-            left -= self.context
-        return torch.cat(found, 1)
+        steps, found = whole("horizon", horizon, 0) + 1, frames
+        for _ in range(0, steps, self.ahead):
+            found = torch.cat([found, self.following(found[:, -self.context :])[:, : self.ahead]], 1)
+        return found[:, frames.shape[1] :][:, :steps]
 
     def following(self, frames: Tensor) -> Tensor:
         """T frames [B, T, C, H, W] -> the next T."""
