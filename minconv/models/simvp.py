@@ -264,7 +264,7 @@ def from_published(config: Mapping[str, Any], state_dict: Mapping[str, np.ndarra
         state_dict: by the names of the published program; counters of batches may be left out.
 
     Raises:
-        ValueError: weights of another model, or incomplete.
+        TypeError, ValueError: a size that ``SimVP`` does not allow; weights of another model, or incomplete.
     """
     try:
         context, channels, *size = config.get("in_shape") or [config[name] for name in ("T_in", "C", "H", "W")]

@@ -15,7 +15,9 @@ from minconv.evaluation import evaluate, forecast, persistence, rollout
 from minconv.evaluation.combine import Combination
 from minconv.evaluation.compare import collect
 from minconv.evaluation.errors import closed_loop_mean, sample_errors, summary
+from minconv.experiments import Experiment
 from minconv.experiments.recipes import RECIPE, SHAPE, setting
+from minconv.experiments.tasks import Trajectories
 from minconv.models import build_model
 from minconv.models.simvp import ConvSC, GatedBlock, Inception, IncepU, SimVP, gsta
 from minconv.training import Run, Training, fit, load_weights, read_log, restore
@@ -470,6 +472,22 @@ def test_a_model_is_fitted_in_place(translator, tmp_path):
         fit(short, train, train[:3], folder=tmp_path / "other", settings=SETTINGS, device="cpu", quiet=True)
 
 
+def test_an_experiment_compares_it_with_a_recurrent_model(tmp_path):
+    """Whose test forecasts see more frames than it was trained on."""
+    task = Trajectories(moving(4), moving(3, seed=1), moving(3, 12, seed=2), context=6)
+    compared = setting(SETTINGS, (1,), ("minconvgru", "simvp"), layers=1, size=(8, 8), hidden=8)
+    experiment = Experiment("moving", tmp_path, {"short": compared}, lambda device: task, "cpu")
+    experiment.train()
+    parts = summary(experiment.evaluate()).sel(seed=1)
+    assert parts.model.values.tolist() == ["persistence", "minconvgru", "simvp"]
+    assert np.isfinite(parts.closed_loop).all()
+    trained = {name: model for name, _, model in experiment.trained()}
+    assert (trained["simvp"].context, trained["simvp"].ahead) == (4, 3)
+    new = trained["simvp"](task.test[:, 2:6], 5)
+    expected = (new[:, 1:] - task.test[:, 7:]).square().mean().sqrt().item()
+    assert parts.closed_loop.sel(model="simvp").item() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("drop_path", [None, 0.0])
 def test_seeds_trained_together_are_as_alone(drop_path, tmp_path):
     """Random depth cannot be stacked; the norms' statistics, which are changed in place, can."""
@@ -511,3 +529,16 @@ def test_half_precision(tmp_path):
     data = {"train": moving(4), "validation": moving(3, seed=1), "device": "cpu", "quiet": True}
     folder = fit(Run(build, [1], tmp_path, SETTINGS), **data, precision="bf16-mixed")
     assert read_log(folder)[-1]["train_loss"] < read_log(folder)[0]["train_loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("translator", TRANSLATORS)
+@pytest.mark.parametrize("how", ["compile", "export"])
+def test_traced(how, translator):
+    model, x = make(translator).eval(), frames(2, 4)
+    if how == "compile":
+        torch._dynamo.reset()
+        function = torch.compile(model, fullgraph=True, backend="aot_eager")
+    else:
+        function = torch.export.export(model, (x, 5)).module()
+    assert_near(function(x, 5), model(x, 5))
