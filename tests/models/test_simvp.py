@@ -100,6 +100,21 @@ def test_order_matters(translator):
     assert_near(one[2:3], model.encoder[0](x[0, 2:3]))  # frames are encoded one by one
 
 
+def test_time_is_the_slow_index_of_the_channels():
+    model, x, seen = make().eval(), frames(2, 4), []
+    model.translator.register_forward_hook(lambda _, given, output: seen.append(given[0]))
+    model.following(x)
+    for t in range(4):  # channel t S + s
+        latent = model.encoder[1](model.encoder[0](x[:, t]))
+        assert_near(seen[0][:, 4 * t : 4 * t + 4], latent)
+    model.translator = nn.Identity()  # and back: frames are then decoded one by one
+    found = model.following(x)
+    for t in range(4):
+        skip = model.encoder[0](x[:, t])
+        low = model.decoder[0](model.encoder[1](skip))
+        assert_near(found[:, t], model.readout(model.decoder[1](low + skip)))
+
+
 def test_each_frame_has_the_skip_of_the_frame_it_stands_for():
     model, x = make(context=2, n_s=4).eval(), frames(1, 2)
     with torch.no_grad():
@@ -529,16 +544,3 @@ def test_half_precision(tmp_path):
     data = {"train": moving(4), "validation": moving(3, seed=1), "device": "cpu", "quiet": True}
     folder = fit(Run(build, [1], tmp_path, SETTINGS), **data, precision="bf16-mixed")
     assert read_log(folder)[-1]["train_loss"] < read_log(folder)[0]["train_loss"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("translator", TRANSLATORS)
-@pytest.mark.parametrize("how", ["compile", "export"])
-def test_traced(how, translator):
-    model, x = make(translator).eval(), frames(2, 4)
-    if how == "compile":
-        torch._dynamo.reset()
-        function = torch.compile(model, fullgraph=True, backend="aot_eager")
-    else:
-        function = torch.export.export(model, (x, 5)).module()
-    assert_near(function(x, 5), model(x, 5))
