@@ -236,19 +236,26 @@ def small(**options: Any) -> PatchedConvLSTM:
 
 
 def test_convlstm_by_hand():
-    """One layer, a step at a time, from the equations; states begin at 0, and nothing is added to a forget gate."""
-    model, x = small(hidden=[3]), torch.randn(2, 4, 2, 4, 6, dtype=torch.float64)
-    kernel = model.cells[0].conv.weight
+    """One layer, a step at a time, from the equations: gates i, f, g, o of the program; states begin at 0, and nothing is
+    added to a forget gate."""
+    of_x, of_h, last, x = (
+        torch.randn(*shape, dtype=torch.float64)
+        for shape in ((12, 8, 3, 3), (12, 3, 3, 3), (8, 3, 1, 1), (2, 4, 2, 4, 6))
+    )
+    names = "cell_list.0.conv_x.0.weight", "cell_list.0.conv_h.0.weight", "conv_last.weight"
+    unused = {"cell_list.0.conv_o.0.weight": last, "cell_list.0.conv_last.weight": last}
+    weights = dict(zip(names, (of_x, of_h, last), strict=True)) | unused
+    model = convlstm.from_published({"C": 2, "num_hidden": [3], "patch_size": 2}, weights)
     h = c = torch.zeros(2, 3, 2, 3, dtype=torch.float64)
     expected, seen = [], x[:, 0]
     for t in range(6):
         seen = x[:, t] if t < 4 else expected[-1]
         rows = [F.pixel_unshuffle(seen[:, k : k + 1], 2) for k in range(2)]
         cut = torch.stack(rows, 2).flatten(1, 2)  # (dy p + dx) C + c
-        g, i, f, o = F.conv2d(torch.cat([cut, h], 1), kernel, padding=1).chunk(4, 1)
+        i, f, g, o = (F.conv2d(cut, of_x, padding=1) + F.conv2d(h, of_h, padding=1)).chunk(4, 1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
-        out = F.conv2d(h, model.readout.weight).unflatten(1, (4, 2))
+        out = F.conv2d(h, last).unflatten(1, (4, 2))
         expected.append(torch.cat([F.pixel_shuffle(out[:, :, k], 2) for k in range(2)], 1))
     assert_near(model(x, 2), torch.stack(expected, 1), 1e-12)
 
