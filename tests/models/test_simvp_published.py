@@ -236,8 +236,8 @@ def small(**options: Any) -> PatchedConvLSTM:
 
 
 def test_convlstm_by_hand():
-    """One layer, a step at a time, from the equations: gates i, f, g, o of the program; states begin at 0, and nothing is
-    added to a forget gate."""
+    """One layer, a step at a time, from the equations, with the program's gates i, f, g, o; states begin at 0, and
+    nothing is added to a forget gate."""
     of_x, of_h, last, x = (
         torch.randn(*shape, dtype=torch.float64)
         for shape in ((12, 8, 3, 3), (12, 3, 3, 3), (8, 3, 1, 1), (2, 4, 2, 4, 6))
