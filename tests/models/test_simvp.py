@@ -200,7 +200,7 @@ def test_gated_block_by_hand():
 
 def test_gradients_of_a_block():
     torch.manual_seed(0)
-    block, x = GatedBlock(2, 2, 2, 0.0).double(), torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    block, x = GatedBlock(2, 2, 2, 0.0).double(), torch.randn(2, 2, 2, 3, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
         block.scale1.fill_(0.7)
         block.scale2.fill_(0.6)
@@ -487,6 +487,7 @@ def test_a_model_is_fitted_in_place(translator, tmp_path):
         fit(short, train, train[:3], folder=tmp_path / "other", settings=SETTINGS, device="cpu", quiet=True)
 
 
+@pytest.mark.slow
 def test_an_experiment_compares_it_with_a_recurrent_model(tmp_path):
     """Whose test forecasts see more frames than it was trained on."""
     task = Trajectories(moving(4), moving(3, seed=1), moving(3, 12, seed=2), context=6)
@@ -503,6 +504,7 @@ def test_an_experiment_compares_it_with_a_recurrent_model(tmp_path):
     assert parts.closed_loop.sel(model="simvp").item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_path", [None, 0.0])
 def test_seeds_trained_together_are_as_alone(drop_path, tmp_path):
     """Random depth cannot be stacked; the norms' statistics, which are changed in place, can."""
