@@ -6,7 +6,7 @@ sequence; nothing is stored on the module. ``state = cell.init_state(x)`` is wha
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +43,8 @@ class Cell(nn.Module):
         channels: channels of the hidden state and of the output.
         kernel_size: odd size of the convolutions, which each cell makes for itself.
         padding: of the convolutions: ``zeros``, ``circular``, ``cylinder``, ``sphere`` or ``replicate``.
-        dilation: of the convolutions: the distance in cells between the points of a kernel.
-        method: of the convolutions, see ``layers.PaddedConv2d``.
+        options: further ones of the convolutions: ``dilation``, the distance in cells between the points of a kernel,
+            ``method`` and, of the classical cells, ``bias``; see ``layers.PaddedConv2d``.
 
     Raises:
         TypeError, ValueError: an argument is not allowed, or frames or a state do not fit; the message names it.
@@ -101,13 +101,12 @@ class MinimalCell(Cell):
         kernel_size: int = 3,
         padding: str = "zeros",
         backend: str = "auto",
-        dilation: int = 1,
-        method: str = "auto",
+        **options: Any,
     ):
         super().__init__(in_channels, channels)
         self.backend = choice("backend", backend, ("auto", *BACKENDS))
         blocks = GATINGS[self.gating].blocks
-        self.conv = PaddedConv2d(in_channels, blocks * channels, kernel_size, padding, dilation, method)
+        self.conv = PaddedConv2d(in_channels, blocks * channels, kernel_size, padding, **options)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""
@@ -143,17 +142,9 @@ class ConvLSTM(Cell):
     Its state is the pair (h, c).
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        kernel_size: int = 3,
-        padding: str = "zeros",
-        dilation: int = 1,
-        method: str = "auto",
-    ):
+    def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", **options: Any):
         super().__init__(in_channels, channels)
-        self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding, dilation, method)
+        self.conv = PaddedConv2d(in_channels + channels, 4 * channels, kernel_size, padding, **options)
 
     def init_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return super().init_state(x), super().init_state(x)
@@ -183,18 +174,10 @@ class ConvLSTM(Cell):
 class ConvGRU(Cell):
     """z, r = s(conv_gates([x, h]));  n = tanh(conv_candidate([x, r h]));  h = (1 - z) h + z n   (arXiv 1511.06432)."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        kernel_size: int = 3,
-        padding: str = "zeros",
-        dilation: int = 1,
-        method: str = "auto",
-    ):
+    def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = "zeros", **options: Any):
         super().__init__(in_channels, channels)
-        self.conv_gates = PaddedConv2d(in_channels + channels, 2 * channels, kernel_size, padding, dilation, method)
-        self.conv_candidate = PaddedConv2d(in_channels + channels, channels, kernel_size, padding, dilation, method)
+        self.conv_gates = PaddedConv2d(in_channels + channels, 2 * channels, kernel_size, padding, **options)
+        self.conv_candidate = PaddedConv2d(in_channels + channels, channels, kernel_size, padding, **options)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""

@@ -157,6 +157,7 @@ class PaddedConv2d(nn.Module):
             cells to every side.
         method: ``direct``; ``winograd``, where it can serve (3 x 3, float32, CPU); or ``auto``: the faster of the two
             as measured. Winograd's rounds three to five times as much: to 1e-6 of the size of the output.
+        bias: whether there is one.
 
     Raises:
         TypeError, ValueError: unknown padding or method, an even kernel, no frames of this dtype and these channels;
@@ -171,6 +172,7 @@ class PaddedConv2d(nn.Module):
         padding: str = "zeros",
         dilation: int = 1,
         method: str = "auto",
+        bias: bool = True,
     ):
         super().__init__()
         self.method = choice("method", method, METHODS)
@@ -179,7 +181,8 @@ class PaddedConv2d(nn.Module):
         self.padding = choice("padding", padding, PADDINGS)
         self.dilation = whole("dilation", dilation, 1)
         self.width = self.dilation * (kernel_size // 2)  # of the margins
-        conv = nn.Conv2d(whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1), kernel_size)
+        sizes = whole("in_channels", in_channels, 1), whole("out_channels", out_channels, 1)
+        conv = nn.Conv2d(*sizes, kernel_size, bias=bias)
         # in the format in which, on the CPU, convolutions, scan and norm are fastest, and which they hand on
         self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
         self.bias = conv.bias
@@ -195,7 +198,8 @@ class PaddedConv2d(nn.Module):
     def extra_repr(self) -> str:
         out, into, kernel, _ = self.weight.shape
         dilation = f", dilation={self.dilation}" if self.dilation > 1 else ""
-        return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}{dilation}"
+        bias = "" if self.bias is not None else ", bias=False"
+        return f"{into}, {out}, kernel_size={kernel}, padding={self.padding}{dilation}{bias}"
 
 
 def check_dtype(name: str, x: Tensor, weight: Tensor) -> None:

@@ -40,7 +40,8 @@ class Combination:
         return next((found for member in self.members if (found := [*_parameters(member)])), [])
 
     def __call__(self, frames: Tensor, horizon: int = 0) -> Tensor:
-        """Frames [B, T, C, H, W] -> [B, T + horizon, C, H, W]; outputs before the last frame have the first lead's.
+        """Frames [B, T, C, H, W] -> [B, T + horizon, C, H, W]; outputs before the last frame have the first lead's
+        weights. Where a member gives the new frames alone, these alone: [B, horizon + 1, C, H, W].
 
         Raises ValueError where ``horizon`` + 1 is beyond the leads that have weights.
         """
@@ -48,11 +49,13 @@ class Combination:
         if self.forcing is not None:
             seen = frames[:, : frames.shape[1] - horizon, : frames.shape[2] - self.forcing.count]
         found = [member(frames if getattr(member, "forcing", None) else seen, horizon) for member in self.members]
+        steps = min(one.shape[1] for one in found)
+        found = [one[:, -steps:] for one in found]
         if self.weights is None:
             return torch.stack(found).mean(0)
         if horizon >= self.weights.shape[1]:
             raise ValueError(f"horizon must be below the {self.weights.shape[1]} leads with weights; got {horizon}")
-        lead = (torch.arange(seen.shape[1] + horizon) - seen.shape[1] + 1).clamp(min=0)
+        lead = (torch.arange(-steps, 0) + horizon + 1).clamp(min=0)
         weights = torch.as_tensor(self.weights)[:, lead, :, None, None].to(frames)
         return sum(weight * one for weight, one in zip(weights, found, strict=True))
 

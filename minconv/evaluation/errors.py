@@ -28,7 +28,7 @@ PARTS = ("teacher_forced", "closed_loop")  # their names as variables
 
 @torch.no_grad()
 def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") -> xr.Dataset:
-    """Errors of a rollout by predicted time; what is not finite stays so and shows as ``finite`` below 1.
+    """Errors of a rollout by predicted time; what is not finite, or not predicted, shows as ``finite`` below 1.
 
     Args:
         prediction: [N, T-1, C, H, W], from ``forecast.rollout``.

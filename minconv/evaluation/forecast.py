@@ -1,9 +1,10 @@
 """Forecasts of trajectories, and of gridded series with their dates.
 
 A forecaster is called as ``forecaster(frames, horizon)`` with frames [B, T, C, H, W] in the units of the data, and
-gives [B, T + horizon, C, H, W]: output t predicts frame t + 1, the last ``horizon`` from its own predictions. One whose
-frames are anomalies says from what, by an attribute ``climatology``: this is taken from a series, and added to its
-forecast. One that also sees channels known in the future has them by an attribute ``forcing``, and is given frames
+gives [B, T + horizon, C, H, W]: output t predicts frame t + 1, the last ``horizon`` from its own predictions. It may
+give the last horizon + 1 alone, [B, horizon + 1, C, H, W], the frames after those it was given. One whose frames are
+anomalies says from what, by an attribute ``climatology``: this is taken from a series, and added to its forecast. One
+that also sees channels known in the future has them by an attribute ``forcing``, and is given frames
 [B, T + horizon, C + K, H, W] instead.
 
 A series is a DataArray over (time, lat, lon) in the convention of :mod:`minconv.data.series`, or a Dataset of several
@@ -12,6 +13,7 @@ lon): ``init_time`` is the time of the last frame that was seen, ``lead_time`` c
 (init_time, lead_time) is their sum. Inside, both are one array over (time, lat, lon) or (time, variable, lat, lon).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -42,7 +44,8 @@ def rollout(forecaster: Forecaster, trajectories: Tensor, context: int, batch: i
         batch: trajectories in one call.
 
     Returns:
-        [N, T-1, C, H, W], where output t predicts frame t + 1.
+        [N, T-1, C, H, W], where output t predicts frame t + 1; of a forecaster that gives new frames alone, NaN before
+        output context - 1.
 
     Raises:
         TypeError, ValueError: trajectories of another rank or dtype, context out of range, another shape
@@ -53,10 +56,17 @@ def rollout(forecaster: Forecaster, trajectories: Tensor, context: int, batch: i
     forecaster, parts = in_units(forecaster), []
     for chunk in trajectories.split(whole("batch", batch, least=1)):
         part = forecaster(chunk[:, :context].clone(), horizon)  # a model may work in place; the truth stays
-        if part.shape != chunk[:, 1:].shape:
-            raise ValueError(f"model must return frames of shape {list(chunk[:, 1:].shape)}; got {list(part.shape)}")
-        parts.append(part)
+        missing = _missing(part, chunk[:, 1:].shape, horizon)
+        parts.append(nn.functional.pad(part, (0,) * 6 + (missing, 0), value=math.nan) if missing else part)
     return torch.cat(parts)
+
+
+def _missing(predicted: Tensor, expected: Sequence[int], horizon: int) -> int:
+    """How many of the ``expected`` predictions, the first, are not there; ValueError unless horizon + 1 or all are."""
+    batch, steps, *frame = expected
+    if predicted.shape not in ((batch, steps, *frame), (batch, horizon + 1, *frame)):
+        raise ValueError(f"model must return frames of shape {list(expected)}; got {list(predicted.shape)}")
+    return steps - predicted.shape[1]
 
 
 def checked_context(trajectories: Tensor, context: int) -> int:
@@ -118,14 +128,13 @@ def forecasts(
         frames = torch.from_numpy(values[histories].astype(values.dtype.newbyteorder("="), copy=False))
         if not frames.isfinite().all():
             raise ValueError("series must have no missing values where forecasts start; got nan or inf")
-        expected = [len(frames), context + steps - 1, *frames.shape[2:]]
+        expected = (len(frames), context + steps - 1, *frames.shape[2:])
         if forcing is not None:
             moments = _later(field.time.values[last[start : start + batch]], step * np.arange(1 - context, steps))
             frames = with_known(frames, torch.from_numpy(forcing.at(xr.DataArray(moments, dims=DIMS[:2]))))
         predicted = forecaster(frames.to(on), steps - 1)
-        if list(predicted.shape) != expected:
-            raise ValueError(f"model must return frames of shape {expected}; got {list(predicted.shape)}")
-        rows.append(predicted[:, context - 1 :].to("cpu", frames.dtype).numpy())
+        _missing(predicted, expected, steps - 1)
+        rows.append(predicted[:, -steps:].to("cpu", frames.dtype).numpy())
     found = _labelled(np.concatenate(rows), field, last, step)
     if climatology is not None:
         found = found.copy(data=found.values + climatology.at(found.valid_time).values)
@@ -169,7 +178,7 @@ class Scaled(nn.Module):
         return ((frames - self.mean) / self.std).to(frames.dtype)
 
     def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
-        """Frames [B, T, C, H, W] -> predictions [B, T + horizon, C, H, W], both in the series' units."""
+        """Frames [B, T, C, H, W] -> the model's predictions, as many, both in the series' units."""
         if self.forcing is not None:
             frames, known = frames.tensor_split([frames.shape[2] - self.forcing.count], dim=2)
             seen = torch.cat([self.normalise(frames), known], dim=2)

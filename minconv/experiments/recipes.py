@@ -19,6 +19,7 @@ PAIR = ("convlstm", "minconvlstm")  # where all cells would be too many
 
 
 def setting(training: Training, seeds: tuple[int, ...], models: Iterable[str] = CELLS, **options: Any) -> Setting:
-    """Models of ``minconv.models`` with the same options."""
-    builds = {name: partial(build_model, named(name), **options) for name in models}
+    """Models of ``minconv.models`` with the same options, as far as they have them."""
+    window = training.context, training.horizon
+    builds = {name: partial(build_model, named(name), **named(name).options(options, *window)) for name in models}
     return Setting(training, builds, seeds, options)

@@ -134,7 +134,8 @@ def series_experiment(
     builds, registry = {}, MODELS | PEERS
     for name in models:
         model = registry[choice("models", name, registry)]
-        builds[name] = partial(build_model, model, **{"hidden": model.channels[1]} | options)
+        shared = {"hidden": model.channels[1]} | options
+        builds[name] = partial(build_model, model, **model.options(shared, given.context, given.horizon))
 
     def load(on: torch.device) -> Series:
         small, long = 3 * steps * field[0].size ** 2 <= LARGEST, parts["train"].sizes["time"] >= 6 * (steps + 1)

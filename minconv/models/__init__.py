@@ -1,11 +1,12 @@
 """The models by name: what they are called, whether they are minimal, and how one is built.
 
 A model is called as ``model(frames, horizon)``: frames [B, T, C, H, W] -> [B, T + horizon, C, H, W], where output t
-predicts frame t + 1 and the last ``horizon`` outputs are made from the model's own.
+predicts frame t + 1 and the last ``horizon`` outputs are made from the model's own. SimVP, which has no recurrence,
+gives the last horizon + 1 of these alone, the frames after those it was given.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -17,12 +18,16 @@ from minconv.core import cells
 from minconv.core.cells import CELLS, Cell, MinimalCell
 from minconv.models.convs5_cell import ConvS5
 from minconv.models.forecaster import Forecaster
+from minconv.models.simvp import SimVP
 from minconv.runtime.checks import choice
 from minconv.runtime.names import STYLE, style
 from minconv.runtime.seeds import generator
 
 PARAMETERS = 175_000  # of a model, about, where not its channels but its size is asked for
 SMALL = 35_000, (("layers", 3),)  # the published size for geopotential
+# options of the recurrent ones alone, and those by which channels are not those of the published size
+STACK = {"layers", "kernel_size", "padding", "dilation", "norm", "increment", "checkpoint", "backend"}
+RESHAPING = {"layers", "kernel_size", "context", "translator", "hid_s", "n_s", "n_t", "mlp_ratio"}
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,35 @@ class Model:
         minimal: whether its gates see the input alone, so that a sequence trains in one scan.
         build: makes it, with random weights; takes its options.
         channels: hidden channels of the two published sizes, for the flow and for geopotential.
+        recurrent: whether it is a ``Forecaster``; else it sees a fixed number of frames and gives some at once, its
+            options ``context`` and ``ahead``.
     """
 
     label: str
     minimal: bool
     build: Callable[..., nn.Module]
     channels: tuple[int, int]
+    recurrent: bool = True
+
+    def options(self, shared: Mapping[str, Any], context: int, horizon: int) -> dict[str, Any]:
+        """What it takes of the options that all models of an experiment share, which are trained on such windows.
+
+        One that is not recurrent has none of the layers, paddings and norms of the others.
+        """
+        if self.recurrent:
+            return dict(shared)
+        window = {"context": context, "ahead": min(context, horizon + 1)}
+        return window | {name: value for name, value in shared.items() if name not in STACK}
 
 
 def _recurrent(cell: str, minimal: bool, *channels: int) -> Model:
     return Model(cells.cell_class(cell).__name__, minimal, partial(Forecaster, cell), channels)
+
+
+def _simvp(hidden: int, **options: Any) -> SimVP:
+    """For frames of 16 x 16 that others see 20 of: what is published for larger ones, with few channels."""
+    shape = {"context": 20, "size": (16, 16), "hid_s": 4, "n_s": 2, "n_t": 3, "mlp_ratio": 2}
+    return SimVP(hid_t=hidden, **shape | options)
 
 
 MODELS = {
@@ -57,7 +81,10 @@ MODELS = {
 # models of other papers: built, trained and drawn by their names, in an experiment where it names them; ``MODELS`` are
 # those that every experiment compares
 cells.PEERS["convs5"] = ConvS5
-PEERS = {"convs5": _recurrent("convs5", True, 35, 17)}
+PEERS = {
+    "convs5": _recurrent("convs5", True, 35, 17),
+    "simvp": Model("SimVP", False, _simvp, (73, 29), recurrent=False),
+}
 
 
 def named(name: str) -> Model:
@@ -97,15 +124,15 @@ def build_model(name: str | Model, seed: int, **options: Any) -> nn.Module:
     Args:
         name: one of ``MODELS`` or ``PEERS``, or what it stands for there.
         seed: of the weights; the global random state is left alone.
-        options: of the model. Without ``hidden`` it has the published channels; with ``layers`` or ``kernel_size``
-            among the options, as many as bring it nearest to that size.
+        options: of the model. Without ``hidden`` (of SimVP, ``hid_t``) it has the published channels; with options that
+            change its size, such as ``layers`` or ``context``, as many as bring it nearest to that size.
 
     Raises:
         TypeError, ValueError: an unknown name, a seed that is none, or an option that the model does not allow.
     """
     model = name if isinstance(name, Model) else named(name)
     if "hidden" not in options:
-        reshaped = options.keys() & {"layers", "kernel_size"}
+        reshaped = options.keys() & RESHAPING
         fixed = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in options.items())
         options["hidden"] = _channels(model.build, fixed) if reshaped else model.channels[0]
     with torch.random.fork_rng(devices=()):

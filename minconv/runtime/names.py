@@ -8,7 +8,8 @@ from typing import Any
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-WINE, TEAL, MAGENTA, INDIGO = "#882255", "#44AA99", "#AA3377", "#332288"  # of Tol, for those that stand alone
+# of Tol, for those that stand alone
+WINE, TEAL, MAGENTA, INDIGO, OLIVE = "#882255", "#44AA99", "#AA3377", "#332288", "#808000"
 
 
 def style(label: str, color: str, marker: str, linestyle: Any = "-") -> dict[str, Any]:
@@ -23,6 +24,7 @@ STYLE = {
     "minconvlstm": style("MinConvLSTM", VERMILION, "o"),
     "minconvexplstm": style("MinConvExpLSTM", GREEN, "D"),
     "convs5": style("ConvS5", INDIGO, "h"),
+    "simvp": style("SimVP", OLIVE, "p", (0, (3, 1, 1, 1, 1, 1))),
     "published": style("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
     "convlstm_published": style("ConvLSTM, published code", INDIGO, "p", (0, (4, 1, 1, 1))),
     "minconvlstm_published": style("MinConvLSTM, published code", WINE, "8"),

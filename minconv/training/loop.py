@@ -122,6 +122,8 @@ def _losses(model: nn.Module, inputs: Tensor, targets: Tensor, settings: Trainin
     if known := model.known:  # those of frames to come are, too
         targets = targets[:, :, :, :-known]
     prediction = model(inputs if known else inputs[:, :, : settings.context], settings.horizon)
+    if prediction.shape[2:3] == (settings.horizon + 1,):  # of a model that gives the new frames alone
+        targets = targets[:, :, -settings.horizon - 1 :]
     if prediction.shape != targets.shape:
         wanted, found = list(targets.shape[1:]), list(prediction.shape[1:])
         raise ValueError(f"model must return frames of shape {wanted}, horizon included; got {found}")

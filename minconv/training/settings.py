@@ -22,7 +22,8 @@ class Training:
 
     Args:
         context: teacher-forced frames of a window.
-        horizon: closed-loop steps after them; the loss is the mean square error over all context + horizon predictions.
+        horizon: closed-loop steps after them; the loss is the mean square error over all context + horizon predictions,
+            or the horizon + 1 new frames of a model that gives these alone.
         epochs, batch: passes over the trajectories, windows a step.
         optimizer: ``adam``, or ``muon`` for the kernels of convolutions wider than one cell and Adam for all else.
         lr: learning rate, falling to 0 with the cosine of the step.
@@ -72,7 +73,7 @@ class Run:
 
     Args:
         build: makes the untrained model of a seed; called as ``model(frames, horizon)``, it returns
-            [B, T + horizon, C, H, W] of frames [B, T, C, H, W].
+            [B, T + horizon, C, H, W] of frames [B, T, C, H, W], or [B, horizon + 1, C, H, W], the last of these alone.
         seeds: one for each model; seed s draws the same weights, windows and noise in whatever company.
         folder: where the run is kept and continued.
         settings: how to train.

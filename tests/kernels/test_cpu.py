@@ -203,4 +203,4 @@ def test_where_no_cache_can_be_written_code_is_compiled_anew(monkeypatch):
 def test_files_of_loops_change_with_what_they_are_written_with(name):
     """Numba's cache of a file knows of no change in another."""
     digest = hashlib.sha256(Path(kernels.__file__).read_bytes()).hexdigest()[:8]
-    assert importlib.import_module(f"minconv.kernels.{name}").COMPILED == digest, "write the digest there"
+    assert digest == importlib.import_module(f"minconv.kernels.{name}").COMPILED, "write the digest there"
