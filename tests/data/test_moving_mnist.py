@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from minconv import Forecaster
 from minconv.data import moving_mnist
-from minconv.data.moving_mnist import LONG_STEP, MovingMNIST, digits, generate, load, paths, read_idx, render
+from minconv.data.moving_mnist import LONG_STEP, MovingMNIST, digits, generate, load, paths, read_idx, read_npy, render
 from minconv.data.windows import FixedWindows, Windows, channel_statistics, digest, normalised
 from minconv.training import Training, fit
 
@@ -302,6 +302,21 @@ def test_what_is_no_file_of_mnists_is_refused(tmp_path, content, message):
     (tmp_path / "images").write_bytes(content)
     with pytest.raises(ValueError, match=rf"images {message}"):
         read_idx(tmp_path / "images")
+
+
+def test_the_published_test_set_has_time_first(tmp_path):
+    frames = whole(data(3))
+    np.save(tmp_path / "test.npy", frames.swapaxes(0, 1))
+    assert np.array_equal(read_npy(tmp_path / "test.npy"), frames)
+    for wrong in (frames, frames.swapaxes(0, 1) / 255, frames.swapaxes(0, 1)[..., :32], frames[0]):
+        np.save(tmp_path / "wrong.npy", wrong)
+        with pytest.raises(ValueError, match=r"wrong\.npy must hold uint8 \[20, N, 64, 64\], time first; got"):
+            read_npy(tmp_path / "wrong.npy")
+    content = (tmp_path / "test.npy").read_bytes()
+    for damaged in (b"", content[:-9], content[9:]):
+        (tmp_path / "damaged.npy").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"damaged\.npy is no whole NumPy file"):
+            read_npy(tmp_path / "damaged.npy")
 
 
 def test_rejects():
