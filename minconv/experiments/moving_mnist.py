@@ -5,7 +5,7 @@ parameters that see 2 million sequences: numbers here, of 4,000 digits, are not 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -58,9 +58,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Video(Trajectories):
-    """Ten frames from ten, scored as images; black frames are a harder baseline than persistence."""
-
-    measure: Callable[..., object] = field(default=images.evaluate)
+    """Ten frames from ten; black frames are a harder baseline than persistence."""
 
     @property
     def baselines(self) -> dict[str, Forecaster]:
@@ -95,4 +93,4 @@ def sequences(size: Size) -> list[digits.MovingMNIST]:
 
 def _load(size: Size, device: torch.device) -> Video:
     train, validation, test = sequences(size)
-    return Video(train, validation, test.all().to(device), context=CONTEXT)
+    return Video(train, validation, test.all().to(device), CONTEXT, measure=images.evaluate)
