@@ -1,5 +1,6 @@
 """Ten frames from ten: sizes, digits and times of what is compared, and the whole of it on made-up digits."""
 
+import pickle
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -27,6 +28,7 @@ def test_profiles_are_sound(name):
     assert (setting.training.context, setting.training.horizon, setting.training.noise) == (10, 9, 0.0)
     for model, runs in experiment.runs().items():
         assert {run.settings for run in runs} == {replace(setting.training, epochs=size.epochs[model])}
+        assert pickle.loads(pickle.dumps(runs))[0].folder == runs[0].folder  # they can be trained side by side
 
 
 @pytest.mark.parametrize("patch", {size.patch for size in video.SIZES.values()})
