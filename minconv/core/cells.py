@@ -57,6 +57,11 @@ class Cell(nn.Module):
         self.in_channels = whole("in_channels", in_channels, 1)
         self.channels = whole("channels", channels, 1)
 
+    @property
+    def weight(self) -> Tensor:
+        """One of the parameters, to whose dtype frames are compared."""
+        return next(self.parameters())
+
     def init_state(self, x: Tensor) -> State:
         """The state before the first frame of x [B, T, C, H, W]: constant, on x's device and in its dtype."""
         return x.new_full(self._state_shape(x), self.initial)
@@ -66,7 +71,7 @@ class Cell(nn.Module):
 
     def _check(self, x: Tensor, state: State | None) -> State:
         """``state``, or the initial one; raises TypeError or ValueError on a misfit."""
-        check_dtype("x", x, next(self.parameters()))
+        check_dtype("x", x, self.weight)
         if x.dim() != 5 or x.shape[1] == 0 or x.shape[2] != self.in_channels:
             raise ValueError(f"x must be [B, T >= 1, {self.in_channels}, H, W]; got {list(x.shape)}")
         initial = self.init_state(x)

@@ -73,11 +73,11 @@ class Kernel:
         """
         numbers: list[int] = []
         for arg in args:
-            if isinstance(arg, Tensor):
+            if type(arg) is int:
+                numbers.append(arg)
+            else:
                 numbers.append(arg.data_ptr())
                 numbers.extend(arg.stride()[:-1])
-            else:
-                numbers.append(arg)
         packed = (ctypes.c_ssize_t * len(numbers))(*numbers)
         compiled, count = self.compiled(dtype), threads(size)
         if count > 1:

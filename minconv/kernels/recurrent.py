@@ -54,7 +54,10 @@ def sequence(
                 return None, *back(tuple(filled))
             return None, *gradient(ctx.option, grads, tensors, kept)
 
-    return Operation.apply
+    def operation(option: Any, *tensors: Tensor) -> Any:
+        return Operation.apply(option, *tensors) if torch.is_grad_enabled() else run(option, *tensors)[0]
+
+    return operation
 
 
 def _flat(x: Tensor) -> Tensor:
