@@ -1,6 +1,7 @@
 """Figures: labelled in words that do not overlap, and showing the numbers they are given."""
 
 import io
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -218,6 +219,23 @@ def test_animation():
     assert len(plots.animation(noise)) < 400_000
 
 
+def test_film():
+    fields = strip(("truth", "convlstm"), (1, 2, 3))
+    fields[1, 0] = fields[0, 0]
+    frames = []
+    with Image.open(io.BytesIO(plots.film(fields, context=2))) as gif:
+        assert gif.n_frames == 3 and gif.width <= 848
+        for place in range(3):
+            gif.seek(place)
+            assert gif.info["duration"] == (2500 if place == 2 else 160)
+            frames.append(np.asarray(gif.convert("RGB")))
+    assert (frames[0][200, 2] == 255).all(), "paper is white"
+    colours = [len(np.unique(frame[100:200, 560:700].reshape(-1, 3), axis=0)) for frame in frames]
+    assert colours[0] == 1 and min(colours[1:]) > 5  # of the errors
+    heading = [frame[:20].astype(int) for frame in frames]
+    assert all(np.abs(after - before).max() > 100 for before, after in pairwise(heading))
+
+
 REFUSED = {
     "data must hold output, gradient": [lambda: plots.scan_accuracy(samples.scans(output=1))],
     "backend must be one of": [lambda: plots.scan_accuracy(samples.scans(("unheard",), output=1, gradient=1))],
@@ -254,6 +272,7 @@ REFUSED = {
     "differences must be over": [lambda: plots.skill(samples.differences()[0], "climatology")],
     "reference must be one of": [lambda: plots.skill(samples.differences(), "unheard")],
     "errors must be over": [lambda: plots.ablations(ablated()[0])],
+    "2 rows, truth and forecast": [lambda: plots.film(strip(("truth",)), context=4)],
     "scale must be": [lambda: plots.animation(strip(), scale=0)],
     "scores must hold": [
         lambda: plots.score_curves(scores(), ("rmse", "unheard")),
