@@ -126,21 +126,20 @@ def short_list(root: Path) -> str:
 
 
 def notebook_gallery(root: Path) -> str:
-    """notebooks/README.md: picture, title, claim, times and needs of each notebook."""
-    blocks = []
+    """notebooks/README.md: picture, title, first sentence of the claim, times and needs of each notebook."""
+    lines = ["| | |", "|---|---|"]
     for notebook in read_notebooks(root):
         face, times = notebook.face(root / "figures"), _minutes(notebook, root)
-        told = ", ".join(f"{profile} {time}" for profile, time in times.items() if time)
-        needs = notebook.about.needs or "nothing"
+        told = ", ".join(f"{profile} {time}" for profile, time in times.items() if time) or "not measured"
         links = [f"[its figures](../figures/README.md#{_anchor(notebook)})"] if face else []
-        lines = [
-            f"## [{notebook.number} · {notebook.title}]({notebook.path.name})",
-            _linked(_picture(face, "../figures", 420), notebook.path.name),
-            notebook.claim,
-            " · ".join([f"**Time:** {told or 'not measured'}", f"**needs** {needs}", *links]),
+        parts = [
+            f"**[{notebook.number} · {notebook.title}]({notebook.path.name})**",
+            re.match(r".*?(?<=[.!?])(?=\s+[A-Z*]|$)|.*", notebook.claim)[0],
+            " · ".join([f"Time: {told}", f"needs {notebook.about.needs or 'nothing'}", *links]),
         ]
-        blocks += [line for line in lines if line]
-    return "\n\n".join(blocks)
+        picture = _linked(_picture(face, "../figures", 320), notebook.path.name)
+        lines.append(f"| {picture} | {'<br><br>'.join(filter(None, parts))} |")
+    return "\n".join(lines)
 
 
 def figure_gallery(root: Path) -> str:
@@ -161,7 +160,7 @@ def figure_gallery(root: Path) -> str:
             numbers = _numbers(folder, name)
             links = f"[PDF]({name}.pdf) · [numbers]({numbers.name}) · [notebook](../notebooks/{notebook.path.name})"
             blocks.append(_linked(_picture(name, ".", 560), f"{name}.png"))
-            blocks.append(f"*Figure {notebook.number}.{place}. {caption_of(numbers)}* {links}")
+            blocks.append(f"*Figure {notebook.number}.{place}. {caption_of(numbers)}*\\\n{links}")
     lost = sorted({path.stem for path in folder.glob("*.png")} - seen)
     if lost:
         raise ValueError(f"{folder} has figures that no notebook saves: {', '.join(lost)}")
