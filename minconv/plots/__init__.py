@@ -6,7 +6,6 @@ Arguments of another shape than described raise ValueError, those of another typ
 """
 
 from minconv.plots.bottoms import depth_maps, inversion_errors, place_maps
-from minconv.plots.film import film
 from minconv.plots.save import save
 from minconv.plots.scan import scan_accuracy, scan_schematic, scan_speed
 from minconv.plots.scores import (

@@ -69,7 +69,7 @@ def test_a_forecast_with_trained_weights(tmp_path, monkeypatch):
     names = {}
     exec(START, names)
     still = (names["flow"][:, 19:20] - names["flow"][:, 20:]).square().mean().sqrt()
-    assert names["ahead"].shape == (1, 30, 1, 16, 16)
+    assert names["ahead"].shape == (1, 31, 1, 16, 16)
     assert names["error"] < 0.1 * still
 
 
@@ -190,6 +190,12 @@ def test_links_lead_to_files_and_headings(page):
         assert path.exists(), target
         if heading:
             assert heading in anchors(path.read_text(encoding="utf-8")), f"{target}#{heading}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_tests_that_are_named_exist(page):
+    for name in re.findall(r"`(tests/[\w/.]+)`", TEXTS[page]):
+        assert (ROOT / name).exists(), name
 
 
 def anchors(text: str) -> set[str]:
