@@ -41,10 +41,10 @@ ABOUT = {
     "01_scan": About("Gates that see only the input turn a loop into one scan."),
     "02_navier_stokes": About("Data that are solved to six digits, and can be made again."),
     "03_training": About(
-        "Five models of one size learn the flow; published weight decay costs each accuracy.", face="training_recipe"
+        "Five models of one size learn the flow, better without weight decay.", face="training_recipe"
     ),
     "04_timing": About("One convolution for all frames saves time, if the scan is fast.", face="timing"),
-    "05_rollouts": About("The worst model without weight decay beats the best with it.", TRAINS.format("3")),
+    "05_rollouts": About("Thirty steps ahead every model beats persistence.", TRAINS.format("3")),
     "06_geopotential": About(
         "The recipe beats persistence for a week; no minimal cell is the most accurate.", face="geopotential_forecast"
     ),
