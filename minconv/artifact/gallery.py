@@ -118,28 +118,31 @@ def short_list(root: Path) -> str:
     cells = []
     for notebook in read_notebooks(root):
         picture, time = _picture(notebook.face(root / "figures"), "figures", 180), _minutes(notebook, root)["laptop"]
-        name = f"[{notebook.number} · {notebook.title.partition(': ')[0]}](notebooks/{notebook.path.name})"
-        cells.append(f"{picture}<br>{name}: {notebook.short}" + (f" *{time}*" if time else ""))
-    cells += [""] * (-len(cells) % PER_ROW)
-    rows = [f"| {' | '.join(cells[place : place + PER_ROW])} |" for place in range(0, len(cells), PER_ROW)]
-    return "\n".join(["| " * PER_ROW + "|", "|---" * PER_ROW + "|", *rows])
+        name = f"{notebook.number} · {notebook.title.partition(': ')[0]}"
+        told = f'<a href="notebooks/{notebook.path.name}">{name}</a>: {notebook.short}' + (
+            f" <i>{time}</i>" * bool(time)
+        )
+        cells.append(f'<td width="25%">{picture}<br>{told}</td>')
+    rows = ["".join(cells[place : place + PER_ROW]) for place in range(0, len(cells), PER_ROW)]
+    return "\n".join(["<table>", *(f'<tr valign="top">{row}</tr>' for row in rows), "</table>"])
 
 
 def notebook_gallery(root: Path) -> str:
     """notebooks/README.md: picture, title, first sentence of the claim, times and needs of each notebook."""
-    lines = ["| | |", "|---|---|"]
+    lines = ["<table>"]
     for notebook in read_notebooks(root):
         face, times = notebook.face(root / "figures"), _minutes(notebook, root)
         told = ", ".join(f"{profile} {time}" for profile, time in times.items() if time) or "not measured"
         links = [f"[its figures](../figures/README.md#{_anchor(notebook)})"] if face else []
-        parts = [
+        picture = f'<a href="{notebook.path.name}">{_picture(face, "../figures", 320)}</a>'
+        lines += [  # Markdown within HTML stands between empty lines
+            f'<tr><td width="346">{picture}</td><td>',
             f"**[{notebook.number} · {notebook.title}]({notebook.path.name})**",
             re.match(r".*?(?<=[.!?])(?=\s+[A-Z*]|$)|.*", notebook.claim)[0],
             " · ".join([f"Time: {told}", f"needs {notebook.about.needs or 'nothing'}", *links]),
+            "</td></tr>",
         ]
-        picture = _linked(_picture(face, "../figures", 320), notebook.path.name)
-        lines.append(f"| {picture} | {'<br><br>'.join(filter(None, parts))} |")
-    return "\n".join(lines)
+    return "\n\n".join([*filter(None, lines), "</table>"])
 
 
 def figure_gallery(root: Path) -> str:
