@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minconv.runtime.checks import positive, whole
+from minconv.runtime.checks import familiar, positive, whole
 from minconv.runtime.files import atomic, read_json, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -83,7 +83,7 @@ class Pretrained(nn.Module):
         if not seen.isfinite().all():
             missing = (~seen.isfinite()).sum().item()
             raise ValueError(f"frames must all be finite; {missing} of {seen.numel()} numbers are not")
-        _check_range(seen, self.frames)
+        familiar(seen.min().item(), seen.max().item(), self.frames)
         mean, std = _scale(self.normalisation, seen.device)
         modes = [(module, module.training) for module in self.modules()]
         try:
@@ -183,16 +183,3 @@ def _scale(normalisation: tuple[list[float], list[float]] | None, device: torch.
     """Mean and standard deviation, each [C, 1, 1], in double precision: a mean may be large beside it."""
     mean, std = normalisation or ([0.0], [1.0])
     return tuple(torch.tensor(values, dtype=torch.float64, device=device)[:, None, None] for values in (mean, std))
-
-
-def _check_range(seen: Tensor, frames: dict[str, Any] | None) -> None:
-    """Refuses frames that reach beyond those of the training by more than the width of their range: other units."""
-    if not frames:
-        return
-    least, greatest = frames["range"]
-    low, high = seen.min().item(), seen.max().item()
-    if low < 2 * least - greatest or high > 2 * greatest - least:
-        raise ValueError(
-            f"frames must be {frames['quantity']} in {frames['units']}, in training {least:.4g} to {greatest:.4g}; got "
-            f"{low:.4g} to {high:.4g}, which is too far from that"
-        )

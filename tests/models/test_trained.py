@@ -7,13 +7,14 @@ from fnmatch import fnmatch
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from helpers import REFERENCE, ROOT
 
 import minconv
 from minconv.artifact.weights import CASES_FILE, page
 from minconv.data import navier_stokes as solver
 from minconv.data.grid import area_weights
-from minconv.evaluation import rollout
+from minconv.evaluation import forecast, rollout
 from minconv.evaluation.errors import PARTS, sample_errors
 from minconv.experiments.navier_stokes import CONTEXT, SPLITS, new_trajectory
 from minconv.models import MODELS
@@ -56,6 +57,31 @@ def test_frames_in_other_units_are_refused(name, factor):
     assert model.predict(frames, 2).isfinite().all()
     with pytest.raises(ValueError, match=f"frames must be {model.frames['quantity']} in {model.frames['units']}, "):
         model.predict(factor * frames, 2)
+
+
+def series(name: str, hours: int = 6, shift: float = 0, factor: float = 1) -> xr.DataArray:
+    """The frames of a test forecast with dates, on the model's grid or one that is shifted."""
+    frames = minconv.load(name).frames
+    with np.load(REFERENCE / CASES_FILE.format(name.split("/")[0])) as cases:
+        values = factor * cases["frames"][0, :, 0]
+    times = np.datetime64("2020-01-01", "ns") + np.timedelta64(hours, "h") * np.arange(len(values))
+    coordinates = {"time": times, "lat": np.array(frames["lat"]) + shift, "lon": frames["lon"]}
+    return xr.DataArray(values, coordinates, tuple(coordinates), "z", {"units": frames["units"]})
+
+
+@pytest.mark.parametrize("name", WEATHER)
+def test_a_series_that_is_not_the_models_is_refused(name):
+    model = minconv.load(name)
+    ahead = forecast(model, series(name)[:20], 2)
+    frames = torch.from_numpy(series(name)[:20].values).unsqueeze(1)
+    np.testing.assert_allclose(ahead[0], model.predict(frames, 2)[:, 0], rtol=1e-5)
+    for other, words in (
+        (series(name, hours=12), "a frame every 6 h, as the model was trained; got one every 12 h"),
+        (series(name, shift=0.5), f"the model's grid, lat {len(model.frames['lat'])} from "),
+        (series(name, factor=100), f"frames must be {model.frames['quantity']}"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            forecast(model, other, 2)
 
 
 def flow_errors(name: str, samples: int) -> np.ndarray:
