@@ -53,7 +53,7 @@ ABOUT = {
     ),
     "08_accuracy": About("One recipe cuts every cell's error several times over.", TRAINS.format("3 and 5"), "reach"),
     "09_real_weather": About(
-        "A linear map is hard to beat; stacked with it, networks do.", "a network, once", "real_weather_forecast"
+        "A linear map is hard to beat; networks stacked with it do.", "a network, once", "real_weather_forecast"
     ),
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B"),
 }
