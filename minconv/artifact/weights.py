@@ -139,7 +139,7 @@ def page(errors: Mapping[str, Any]) -> str:
             tables["flow"].append([label, *(f"{100 * part:.2f}" for part in parts)])
         else:
             at = (row["rmse"][leads.index(24 * day)] for day in days)
-            tables["weather"].append([label, *(f"{value:.3g}" for value in at)])
+            tables["weather"].append([label, *(f"{value:.0f}" if value >= 100 else f"{value:.2f}" for value in at)])
     headers = {"flow": ["teacher-forced", "closed loop"], "weather": [f"{day} day{'s' * (day > 1)}" for day in days]}
     return PAGE.format(
         profile=errors["profile"],
