@@ -25,7 +25,7 @@ class About(NamedTuple):
 
     claim: str = ""  # in few words, for the README; the end of its title where there are none
     needs: str = ""
-    face: str = ""  # the figure that stands for it; its first one where there is none
+    face: str = ""  # the file of the picture that stands for it; its first figure where there is none
 
 
 WORDS = {
@@ -41,21 +41,24 @@ ABOUT = {
     "01_scan": About("Gates that see only the input turn a loop into one scan."),
     "02_navier_stokes": About("Data that are solved to six digits, and can be made again."),
     "03_training": About(
-        "Five models of one size learn the flow, better without weight decay.", face="training_recipe"
+        "Five models of one size learn the flow, better without weight decay.", face="training_recipe.png"
     ),
-    "04_timing": About("One convolution for all frames saves time, if the scan is fast.", face="timing"),
+    "04_timing": About("One convolution for all frames saves time, if the scan is fast.", face="timing.png"),
     "05_rollouts": About("Thirty steps ahead every model beats persistence.", TRAINS.format("3")),
     "06_geopotential": About(
-        "The recipe beats persistence for a week; no minimal cell is the most accurate.", face="geopotential_forecast"
+        "The recipe beats persistence for a week; no minimal cell is the most accurate.",
+        face="geopotential_forecast.png",
     ),
     "07_air_temperature": About(
-        "From a file to forecasts that are verified.", "a network, once", "air_temperature_forecast"
+        "From a file to forecasts that are verified.", "a network, once", "air_temperature_forecast.png"
     ),
-    "08_accuracy": About("One recipe cuts every cell's error several times over.", TRAINS.format("3 and 5"), "reach"),
+    "08_accuracy": About(
+        "One recipe cuts every cell's error several times over.", TRAINS.format("3 and 5"), "reach.png"
+    ),
     "09_real_weather": About(
-        "A linear map is hard to beat; networks stacked with it do.", "a network, once", "real_weather_forecast"
+        "A linear map is hard to beat; networks stacked with it do.", "a network, once", "real_weather_forecast.png"
     ),
-    "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B"),
+    "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
 }
 
 
@@ -97,9 +100,8 @@ class Notebook:
         return list(dict.fromkeys(name for saved in self.saved for name in names if saved.fullmatch(name)))
 
     def face(self, folder: Path) -> str:
-        """The figure that stands for it, "" where it has none."""
-        names = self.figures(folder)
-        return self.about.face if self.about.face in names else (names or [""])[0]
+        """The file of the picture that stands for it, "" where it has none."""
+        return self.about.face or next((f"{name}.png" for name in self.figures(folder)), "")
 
 
 def read_notebooks(root: Path) -> list[Notebook]:
@@ -133,7 +135,9 @@ def notebook_gallery(root: Path) -> str:
     for notebook in read_notebooks(root):
         face, times = notebook.face(root / "figures"), _minutes(notebook, root)
         told = ", ".join(f"{profile} {time}" for profile, time in times.items() if time) or "not measured"
-        links = [f"[its figures](../figures/README.md#{_anchor(notebook)})"] if face else []
+        links = (
+            [f"[its figures](../figures/README.md#{_anchor(notebook)})"] if notebook.figures(root / "figures") else []
+        )
         picture = f'<a href="{notebook.path.name}">{_picture(face, "../figures", 320)}</a>'
         lines += [  # Markdown within HTML stands between empty lines
             f'<tr><td width="346">{picture}</td><td>',
@@ -162,7 +166,7 @@ def figure_gallery(root: Path) -> str:
             seen.add(name)
             numbers = _numbers(folder, name)
             links = f"[PDF]({name}.pdf) · [numbers]({numbers.name}) · [notebook](../notebooks/{notebook.path.name})"
-            blocks.append(_linked(_picture(name, ".", 560), f"{name}.png"))
+            blocks.append(_linked(_picture(f"{name}.png", ".", 560), f"{name}.png"))
             blocks.append(f"*Figure {notebook.number}.{place}. {caption_of(numbers)}*\\\n{links}")
     lost = sorted({path.stem for path in folder.glob("*.png")} - seen)
     if lost:
@@ -240,8 +244,8 @@ def _about(seconds: float) -> str:
     return clock(60 * minutes).removesuffix(" 00 s") if minutes else clock(seconds)
 
 
-def _picture(name: str, folder: str, width: int) -> str:
-    return f'<img src="{folder}/{name}.png" width="{width}" alt="{name}">' if name else ""
+def _picture(file: str, folder: str, width: int) -> str:
+    return f'<img src="{folder}/{file}" width="{width}" alt="{Path(file).stem}">' if file else ""
 
 
 def _linked(picture: str, target: str) -> str:

@@ -1,6 +1,7 @@
 """A film as a GIF, for pages that run no script."""
 
 import io
+from itertools import chain
 
 import numpy as np
 import xarray as xr
@@ -21,9 +22,14 @@ def gif(fields: xr.DataArray, context: int, milliseconds: int = 160, **options: 
     """
     made, duration = Film(fields, context, **options), int(positive("milliseconds", milliseconds))
     canvas, pictures = FigureCanvasAgg(made.fig), []
+    for artist in made.show(0):  # what stays is drawn once
+        artist.set_animated(True)
+    canvas.draw()
+    still, frames = canvas.copy_from_bbox(made.fig.bbox), [image.axes.spines.values() for image in made.images]
     for number in range(len(made.times)):
-        made.show(number)
-        canvas.draw()
+        canvas.restore_region(still)
+        for artist in (*made.show(number), *chain(*frames)):
+            artist.draw(canvas.get_renderer())
         pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].astype(np.int32))
     palette = _palette(made, pictures[0])
     flat = [_nearest(picture, palette) for picture in pictures]

@@ -35,7 +35,7 @@ CLIPS, AHEAD = blocks("minconv/training/README.md")
 FILM, NUMBERS = blocks("figures/README.md")
 # by the tests below
 RUN = {"README.md": 3, "minconv/README.md": 3, "minconv/training/README.md": 2, "figures/README.md": 2}
-# by tests/models/test_trained.py, and not at all, as it fetches the outlines of the maps
+# by tests/models/test_trained.py on frames of a test, and not at all, as it needs a file of the npm package
 OTHERS = {"minconv/models/weights/README.md", "minconv/plots/natural_earth/README.md"}
 
 
