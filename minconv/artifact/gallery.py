@@ -38,6 +38,7 @@ WORDS = {
 }
 TRAINS = "models of {}, which it trains where they are missing"
 ABOUT = {
+    "00_start": About("A forecast in a minute, and others at will.", "no training"),
     "01_scan": About("Gates that see only the input turn a loop into one scan."),
     "02_navier_stokes": About("Data that are solved to six digits, and can be made again."),
     "03_training": About(
