@@ -134,11 +134,11 @@ def speed(benchmark: Numbers) -> str:
             f"16 × 16) is {scan['training_speedup']['median']:.1f} times as fast as the published log-domain scan, and "
             f"takes {scan['training_over_copy']['median']:.1f} times as long as copying as many bytes."
         )
-        slower = _slower(benchmark)
+        sentences = [_slower(benchmark), _growth(forced), _over_convolutions(forced, loop), _published(benchmark)]
     except (IndexError, KeyError) as error:
         raise _missing(error) from error
     notes = [f"Times as fast as ConvLSTM; frames teacher-forced; {benchmark['provenance']['hardware']}"]
-    return "\n\n".join([markdown_table(header, rows, notes=notes), slower, told])
+    return "\n\n".join([markdown_table(header, rows, notes=notes), " ".join(filter(None, sentences)), told])
 
 
 def _slower(benchmark: Numbers) -> str:
@@ -150,6 +150,35 @@ def _slower(benchmark: Numbers) -> str:
         return f"In all {len(settings)} settings measured, every minimal cell was faster than ConvLSTM."
     cases = "; ".join(f"{MODELS[row['model']].label} {_setting(row)}" for row in slower)
     return f"Slower than ConvLSTM in {len(settings)} settings measured: {cases}."
+
+
+def _growth(forced: Sequence[Numbers]) -> str:
+    speeds = ([row["training_speedup"]["median"] for row in select(forced, model=model)] for model in MINIMAL)
+    grows = all(found == sorted(found) for found in speeds)
+    return "They gain more the longer the sequence." if grows else ""
+
+
+def _over_convolutions(forced: Sequence[Numbers], loop: Sequence[Numbers]) -> str:
+    """How much longer a minimal cell's training step takes than its convolutions alone."""
+    longest = max(row["T"] for row in forced)
+
+    def told(rows: Sequence[Numbers]) -> str:
+        over = [row["over_convolutions"]["median"] for row in rows if row["model"] in MINIMAL]
+        return f"{min(over):.2f} to {max(over):.2f} times"
+
+    closed = f"{loop[0]['horizon']} steps of closed loop after {loop[0]['T']} frames, a frame at a time"
+    return (
+        f"What is left of a step on long sequences is its convolutions: on {longest} frames it takes "
+        f"{told(select(forced, T=longest))} as long as these alone, with {closed}, {told(loop)}."
+    )
+
+
+def _published(benchmark: Numbers) -> str:
+    speeds = [row["training_speedup"]["median"] for row in select(benchmark["training"], model="published")]
+    slower = sum(speed < 1 for speed in speeds)
+    return (
+        f"With the published log-domain scan MinConvLSTM is slower than ConvLSTM in {slower} of {len(speeds)} settings."
+    )
 
 
 def _setting(row: Numbers) -> str:

@@ -9,7 +9,6 @@ import pytest
 import xarray as xr
 from helpers import ROOT
 
-from minconv.bench.results import experiment, select, teacher_forced
 from minconv.experiments.navier_stokes import SIZES
 from minconv.models import MODELS
 
@@ -119,19 +118,6 @@ def test_the_scale():
     study, paper = SIZES["study"], SIZES["paper"]
     said(f"{study.samples[0]} of the paper's {paper.samples[0]} trajectories", "README.md")
     said(f"{study.epochs} of its {paper.epochs} epochs", "README.md")
-
-
-def test_speed():
-    benchmark = numbers("benchmark")
-    forced, loop = select(teacher_forced(benchmark), T=512), experiment(benchmark)
-    for rows, digits in ((forced, 2), (loop, 1)):
-        over = [row["over_convolutions"]["median"] for row in rows if row["model"] in MINIMAL]
-        said(f"takes {min(over):.{digits}f} to {max(over):.{digits}f} times as long as", "minconv/bench/README.md")
-    every = [row for row in benchmark["training"] if row["model"] == "published"]
-    assert all(row["training_speedup"]["median"] < 1 for row in every)
-    for model in MINIMAL:
-        speeds = [row["training_speedup"]["median"] for row in teacher_forced(benchmark) if row["model"] == model]
-        assert speeds == sorted(speeds), "gain more the longer the sequence"
 
 
 def beside(name: str, base: str, **where) -> xr.DataArray:
