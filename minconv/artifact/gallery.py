@@ -139,7 +139,7 @@ def notebook_gallery(root: Path) -> str:
         links = (
             [f"[its figures](../figures/README.md#{_anchor(notebook)})"] if notebook.figures(root / "figures") else []
         )
-        picture = f'<a href="{notebook.path.name}">{_picture(face, "../figures", 320)}</a>'
+        picture = f'<a href="{notebook.path.name}">{_picture(face, "../figures", 320)}</a>' if face else ""
         lines += [  # Markdown within HTML stands between empty lines
             f'<tr><td width="346">{picture}</td><td>',
             f"**[{notebook.number} · {notebook.title}]({notebook.path.name})**",
