@@ -6,6 +6,7 @@ from minconv.core.cells import ConvGRU, ConvLSTM, MinConvExpLSTM, MinConvGRU, Mi
 from minconv.core.scan import gated_scan, linear_scan
 from minconv.models.forecaster import Forecaster
 from minconv.models.published import from_reference
+from minconv.models.trained import load
 
 try:
     __version__ = version("minconv")
@@ -22,4 +23,5 @@ __all__ = [
     "from_reference",
     "gated_scan",
     "linear_scan",
+    "load",
 ]

@@ -23,7 +23,7 @@ HEAVY = {
 }
 NAMES = {
     "minconv": """ConvGRU ConvLSTM Forecaster MinConvExpLSTM MinConvGRU MinConvLSTM from_reference gated_scan
-        linear_scan""",
+        linear_scan load""",
     "minconv.data": "StoredPieces barotropic moving_mnist navier_stokes open_series shallow_water",
     "minconv.training": "Run Training fit fit_all load_weights read_log restore",
     "minconv.evaluation": "Climatology DampedPersistence evaluate forecast persistence rollout scores",

@@ -5,6 +5,7 @@
   names a module counts as an import of it, one that begins the name of some (``f"minconv.kernels.{name}"``) of all of
   these. Comments and docstrings do not count.
 - The bytes of files that an earlier notebook wrote to figures/ and a string of its cells names (``benchmark.json``).
+- The trained models of the package that a string names, or the beginning of their names (``f"navier_stokes/{cell}"``).
 
 Not on other notebooks as such. What else it shares with them are data sets and trained models: whoever comes first
 makes them, and each carries the settings that it was made with, which are compared whenever it is used. So notebook 5
@@ -39,6 +40,11 @@ def fingerprint(cells: Mapping[str, str], profile: str, files: Mapping[str, Path
     strings = {string for code in codes for string in _facts(code).strings}
     found = [profile, *(part for cell in cells.items() for part in cell)]
     found += [f"{name} {value}" for name, value in sorted(modules(codes, package).items())]
+    weights = package / "models" / "weights"
+    for config in sorted(weights.glob("*/*/config.json")):  # which holds the hash of the weights
+        name = config.parent.relative_to(weights).as_posix()
+        if any("/" in string and name.startswith(string) for string in strings):
+            found.append(f"{name} {digest(config.read_bytes())}")
     for name in sorted(strings & files.keys()):
         found.append(f"{name} {digest(files[name].read_bytes()) if files[name].exists() else 'is not there'}")
     return digest(*found)

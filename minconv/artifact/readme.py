@@ -1,138 +1,94 @@
-"""The README's results, made from the committed numbers: ``python -m minconv.artifact.readme [--check]``."""
+"""What pages say of the committed numbers, notebooks and figures: ``python -m minconv.artifact.readme [--check]``."""
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from minconv.artifact import gallery, tables
 from minconv.artifact.times import ROOT
-from minconv.bench.results import experiment, scans, select, teacher_forced
-from minconv.experiments.report import best, plus_minus, table
-from minconv.models import MODELS
 from minconv.runtime.files import atomic, read_json
 
-
-def flow(content: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
-    """Table of errors with size and time of a training step, and the paper's two claims as measured.
-
-    Raises:
-        ValueError: an entry is missing.
-    """
-    try:
-        steps = experiment(benchmark)  # of models as published
-        more = {
-            "Parameters": {("published", row["model"]): f"{row['parameters']:,}" for row in steps},
-            "ms per step": {("published", row["model"]): f"{1e3 * row['training']['median']:.0f}" for row in steps},
-        }
-        lines = speed(benchmark)
-    except (IndexError, KeyError) as error:
-        raise ValueError(f"results and benchmark must hold {error}; run notebooks 04 and 05 again") from error
-    for setting in dict.fromkeys(row["setting"] for row in content["rows"] if row["setting"]):
-        words = []
-        for kind in (True, False):
-            names = [name for name, model in MODELS.items() if model.minimal is kind]
-            row = best(content, setting, "closed_loop", names)
-            words.append(f"{row['label']} with {plus_minus(row['values']['closed_loop'])}" if row else "none is finite")
-        lines.append(
-            f"- **Closed-loop error, {setting}**: best minimal cell {words[0]}, best classical cell {words[1]} "
-            "(RMSE × 100)."
-        )
-    notes = f"RMSE × 100; training step on {benchmark['provenance']['hardware']}"
-    return "\n\n".join([table(content, more, notes), "\n".join(lines)])
+Made = Callable[[Path], str]  # from the root of the repository to the text of a region
 
 
-def weather(units: str) -> Any:
-    """Makes the table of forecasts by lead time."""
-    return lambda content: table(content, notes=f"RMSE in {units} by lead time; ahead of a baseline: days")
+def of_numbers(text: Callable[..., str], *names: str) -> Made:
+    """A region that is made from the files ``names`` in figures/."""
+
+    def made(root: Path) -> str:
+        paths = [root / "figures" / f"{name}.json" for name in names]
+        contents = [read_json(path) for path in paths]
+        with _named(*paths):
+            return text(*contents)
+
+    return made
 
 
-def speed(benchmark: Mapping[str, Any]) -> list[str]:
-    """Markdown list of what the benchmark found: minimal cells beside ConvLSTM, the scan beside its floor.
-
-    Args:
-        benchmark: the result of ``minconv.bench``.
-    """
-    loop, forced = experiment(benchmark), teacher_forced(benchmark)
-    there = {row["model"] for row in loop}
-    labels = {name: model.label for name, model in MODELS.items() if model.minimal and name in there}
-    longest = max(row["T"] for row in forced)
-
-    def listed(rows: Sequence[Mapping[str, Any]]) -> str:
-        found = {row["model"]: row["training_speedup"]["median"] for row in rows}
-        speeds = ", ".join(f"{label} {found[model]:.2f}" for model, label in labels.items())
-        published, half = found["published"], found["half"]
-        return f"{speeds} (MinConvLSTM with the published log-domain scan {published:.2f}, in bf16-mixed {half:.2f})"
-
-    every = [row for row in benchmark["training"] if row["model"] in labels]
-    slower = [row for row in every if row["training_speedup"]["median"] < 1]
-    scan = select(scans(benchmark), backend=benchmark["default"])[-1]
-    return [
-        f"- **Speed** (times as fast as ConvLSTM, {benchmark['provenance']['hardware']}): training on {longest} "
-        f"teacher-forced frames {listed(select(forced, T=longest))}; a training step of the experiment, "
-        f"{loop[0]['T']} teacher-forced frames and {loop[0]['horizon']} in closed loop, {listed(loop)}.",
-        f"- **Slower than ConvLSTM** in {len(every) // len(labels)} settings of length, batch, grid and channels: "
-        + ("; ".join(f"{labels[row['model']]} {_setting(row)}" for row in slower) or "no minimal cell")
-        + ".",
-        f"- **Scan** (backend `{scan['backend']}`, forward + backward, {scan['T']} frames of 40 channels on 16 × 16): "
-        f"{scan['training_speedup']['median']:.1f} times as fast as the published log-domain scan, "
-        f"{scan['training_over_copy']['median']:.1f} times the time of copying as many bytes.",
-    ]
-
-
-# by region of the README: the files in figures/ that it is made from, and how
-REGIONS = {
-    "results": (("results", "benchmark"), flow),
-    "real_weather": (("real_weather_results",), weather("m2 s-2")),
-    "geopotential": (("geopotential_results",), weather("m2 s-2")),
-    "air_temperature": (("air_temperature_results",), weather("K")),
+# by page and region: what it is made by
+PAGES: Mapping[str, Mapping[str, Made]] = {
+    "README.md": {
+        "words": gallery.words("notebooks/"),
+        "findings": of_numbers(tables.findings, "results", "benchmark", "real_weather_results"),
+        "commands": gallery.commands,
+        "results": of_numbers(tables.closed_loop, "results", "benchmark"),
+        "notebooks": gallery.short_list,
+    },
+    "figures/README.md": {
+        "words": gallery.words("../notebooks/"),
+        "gallery": gallery.figure_gallery,
+        "results": of_numbers(tables.flow, "results", "benchmark"),
+        "real_weather": of_numbers(tables.weather("m² s⁻²"), "real_weather_results"),
+        "geopotential": of_numbers(tables.weather("m² s⁻²"), "geopotential_results"),
+        "air_temperature": of_numbers(tables.weather("K"), "air_temperature_results"),
+    },
+    "notebooks/README.md": {"words": gallery.words(""), "gallery": gallery.notebook_gallery},
+    "minconv/bench/README.md": {"speed": of_numbers(tables.speed, "benchmark")},
 }
 
 
-def updated(readme: str, regions: Mapping[str, str]) -> str:
-    """``readme`` with the text between ``<!-- name -->`` and ``<!-- /name -->`` replaced, by name in ``regions``.
+def updated(page: str, regions: Mapping[str, str]) -> str:
+    """``page`` with the text between ``<!-- name -->`` and ``<!-- /name -->`` replaced, by name in ``regions``.
 
     Raises:
         ValueError: the marks of a region are not there once each.
     """
     for name, text in regions.items():
         opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, begin, rest = readme.partition(opening)
+        before, begin, rest = page.partition(opening)
         _, end, after = rest.partition(closing)
         if not (begin and end) or opening in rest or closing in before + after:
-            raise ValueError(f"README must hold {opening} and {closing} once each, in this order")
-        readme = f"{before}{opening}\n{text}\n{closing}{after}"
-    return readme
+            raise ValueError(f"page must hold {opening} and {closing} once each, in this order")
+        page = f"{before}{opening}\n{text}\n{closing}{after}"
+    return page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrites the README, or with ``--check`` returns 1 where it is out of date; exits 2 on bad input."""
+    """Rewrites the pages, or with ``--check`` returns 1 where one is out of date; exits 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m minconv.artifact.readme", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the table is out of date")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
-    parser.add_argument("--figures", type=Path, default=ROOT / "figures", metavar="FOLDER", help="with the numbers")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is out of date")
+    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="of the repository")
     options = parser.parse_args(arguments)
+    changed = {}
     try:
-        with _named(options.readme):
-            old = options.readme.read_text(encoding="utf-8")
-        regions = {}
-        for region, (names, text) in REGIONS.items():
-            paths = [options.figures / f"{name}.json" for name in names]
-            contents = [read_json(path) for path in paths]
-            with _named(*paths):
-                regions[region] = text(*contents)
-        with _named(options.readme):
-            new = updated(old, regions)
+        for name, regions in PAGES.items():
+            path = options.root / name
+            with _named(path):
+                old = path.read_text(encoding="utf-8")
+            texts = {region: made(options.root) for region, made in regions.items()}
+            with _named(path):
+                new = updated(old, texts)
+            if new != old:
+                changed[path] = new
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    if new == old:
-        return 0
     if options.check:
-        print(f"{options.readme}: results are out of date; run python -m minconv.artifact.readme", file=sys.stderr)
-        return 1
-    with atomic(options.readme) as temporary:
-        temporary.write_text(new, encoding="utf-8")
+        for path in changed:
+            print(f"{path} is out of date; run python -m minconv.artifact.readme", file=sys.stderr)
+        return 1 if changed else 0
+    for path, text in changed.items():
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return 0
 
 
@@ -144,13 +100,6 @@ def _named(*paths: Path) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         kind = "" if isinstance(error, ValueError) else f"not what was written there, {type(error).__name__}: "
         raise ValueError(f"{' and '.join(map(str, paths))}: {kind}{error}") from error
-
-
-def _setting(row: Mapping[str, Any]) -> str:
-    """A row's speed-up and what it was measured with."""
-    frames = f"{row['T']} + {row['horizon']} frames, batch {row['batch']}, {row['grid']} × {row['grid']}"
-    channels = "" if row["width"] == 1 else f", {row['width']:g} times the channels"
-    return f"{row['training_speedup']['median']:.2f} ({frames}{channels})"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from minconv.data.grid import Field
 from minconv.data.windows import check_trajectories
-from minconv.runtime.checks import positive, whole
+from minconv.runtime.checks import familiar, positive, whole
 
 DIMS = ("init_time", "lead_time", "lat", "lon")  # of a forecast
 DAY = np.timedelta64(1, "D")
@@ -92,8 +92,8 @@ def forecast(forecaster: Forecaster, history: Field, steps: int) -> Field:
         frames; units and names are those of ``history``.
 
     Raises:
-        TypeError, ValueError: ``history`` is no such series, has missing values, or the forecaster returns another
-            shape.
+        TypeError, ValueError: ``history`` is no such series, has missing values, or is not of the grid, step and range
+            of a model that comes with the package; or the forecaster returns another shape.
     """
     frame_step(history)
     return forecasts(forecaster, history, history.time[-1:], history.sizes["time"], steps)
@@ -121,6 +121,7 @@ def forecasts(
         same_grid(climatology, field)
     values = field.values if climatology is None else field.values - climatology.at(field.time).values
     values = values.reshape(len(values), -1, *values.shape[-2:])  # [T, C, H, W]
+    _check_series(forecaster, field, step, values)
     on = next(iter(getattr(forecaster, "parameters", list)()), torch.empty(0)).device
     rows = []
     for start in range(0, len(last), whole("batch", batch, 1)):
@@ -139,6 +140,21 @@ def forecasts(
     if climatology is not None:
         found = found.copy(data=found.values + climatology.at(found.valid_time).values)
     return as_given(found, series)
+
+
+def _check_series(forecaster: Forecaster, field: xr.DataArray, step: np.timedelta64, values: np.ndarray) -> None:
+    """Refuses a series of another grid, step or range than a model that comes with the package has been trained on."""
+    frames = getattr(getattr(forecaster, "model", None), "frames", None) or {}
+    for dim in frames.keys() & {"lat", "lon"}:
+        wanted, found = np.array(frames[dim]), field[dim].values
+        if wanted.shape != found.shape or not np.allclose(found, wanted, atol=1e-3):
+            ends = [f"{len(one)} from {one[0]:g} to {one[-1]:g} degrees" for one in (wanted, found)]
+            raise ValueError(f"series must have the model's grid, {dim} {ends[0]}; got {ends[1]}")
+    if frames and (hours := f"{step / np.timedelta64(1, 'h'):g} h") != frames["step"]:
+        raise ValueError(
+            f"series must have a frame every {frames['step']}, as the model was trained; got one every {hours}"
+        )
+    familiar(np.nanmin(values), np.nanmax(values), frames)
 
 
 def with_known(frames: Tensor, known: Tensor) -> Tensor:

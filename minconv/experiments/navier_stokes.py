@@ -6,9 +6,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import xarray as xr
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from minconv.core.cells import CELLS
 from minconv.data import navier_stokes as solver
+from minconv.evaluation.forecast import Forecaster, rollout
 from minconv.experiments.experiment import Experiment, Setting
 from minconv.experiments.profiles import Profile, get_profile, home
 from minconv.experiments.recipes import ADAM, NO_DECAY, PAIR, PUBLISHED, RECIPE, SHAPE, setting
@@ -120,6 +124,31 @@ def _load(profile: Profile, device: torch.device) -> Trajectories:
     """Trajectories [N, T, 1, 16, 16]."""
     data = {split: solver.frames(path, device) for split, path in data_files(profile, device).items()}
     return Trajectories(**data, context=CONTEXT, units=UNITS)
+
+
+def new_trajectory(number: int, frames: int = SPLITS["test"], seed: int = len(SPLITS) + 1) -> Tensor:
+    """A trajectory [1, T, 1, 16, 16] that is in none of the data sets, at t = 1 .. ``frames``; solved in a second.
+
+    Args:
+        number: which; every whole number has its own initial state.
+        seed: of all of them; those of the data sets are below ``len(SPLITS)``, and give their trajectories again.
+    """
+    w0 = solver.initial_vorticity(1, seed=seed, first=number)
+    fine = solver.solve(w0, range(1, frames + 1), forcing=solver.forcing())  # [1, T, x, y]
+    return avg_pool2d(fine, fine.shape[-1] // GRID).mT.unsqueeze(2).float()
+
+
+def beside_truth(forecasters: Mapping[str, Forecaster], trajectory: Tensor, context: int = CONTEXT) -> xr.DataArray:
+    """Forecasts of one trajectory [1, T, 1, y, x] by name and the truth, over (row, time, y, x), for figures.
+
+    ``time`` counts predicted frames, 1 .. T - 1; those after ``context`` are from a forecast's own.
+    """
+    rows = [trajectory[:, 1:], *(rollout(forecaster, trajectory, context) for forecaster in forecasters.values())]
+    coordinates = {"row": ["truth", *forecasters], "time": range(1, trajectory.shape[1])}
+    fields = torch.cat(rows)[:, :, 0].numpy()
+    return xr.DataArray(
+        fields, coordinates, ("row", "time", "y", "x"), attrs={"long_name": "vorticity", "units": UNITS}
+    )
 
 
 def long_rollouts(experiment: Experiment) -> Trajectories:

@@ -73,7 +73,7 @@ class Kernel:
         """
         numbers: list[int] = []
         for arg in args:
-            if type(arg) is int:
+            if isinstance(arg, int):
                 numbers.append(arg)
             else:
                 numbers.append(arg.data_ptr())

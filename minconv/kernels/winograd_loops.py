@@ -29,7 +29,7 @@ from minconv.kernels.compiled import (
     vector_part,
 )
 
-COMPILED = "8d0f42a4"  # the digest of compiled.py, see there
+COMPILED = "050d1f9b"  # the digest of compiled.py, see there
 
 POINTS = A, B = 5 / 8, 3 / 2
 NODES = 6  # of a line of a tile

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minconv.runtime.checks import positive, whole
+from minconv.runtime.checks import familiar, positive, whole
 from minconv.runtime.files import atomic, read_json, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -29,10 +29,13 @@ class Pretrained(nn.Module):
         config: the arguments that make this model again, numbers and words.
         normalisation: mean and standard deviation of each channel, None where frames are used as they are. A model sees
             (frames - mean) / std.
+        frames: of a model that comes with the package, what its frames are: ``quantity``, ``units``, ``step`` and
+            ``cells`` in words, and ``range``, the least and the greatest number of the training; see ``minconv.load``.
     """
 
     config: dict[str, Any]
     normalisation: tuple[list[float], list[float]] | None = None
+    frames: dict[str, Any] | None = None
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> Self:
         """Keeps what the training frames were normalised with; one number for each channel. Returns the model.
@@ -66,7 +69,8 @@ class Pretrained(nn.Module):
             [B, steps, C, H, W] or [steps, C, H, W], as what came in, on its device; whole numbers give float32.
 
         Raises:
-            TypeError, ValueError: not such frames, of another shape than the model's, or not all finite.
+            TypeError, ValueError: not such frames, of another shape than the model's, not all finite, or far from those
+                that it was trained on.
         """
         whole("steps", steps, 1)
         given = frames if isinstance(frames, Tensor) else torch.from_numpy(np.ascontiguousarray(_array(frames)))
@@ -79,7 +83,8 @@ class Pretrained(nn.Module):
         if not seen.isfinite().all():
             missing = (~seen.isfinite()).sum().item()
             raise ValueError(f"frames must all be finite; {missing} of {seen.numel()} numbers are not")
-        mean, std = self._units(seen.device)
+        familiar(seen.min().item(), seen.max().item(), self.frames)
+        mean, std = _scale(self.normalisation, seen.device)
         modes = [(module, module.training) for module in self.modules()]
         try:
             seen, known = seen.tensor_split([seen.shape[2] - getattr(self, "known", 0)], dim=2)
@@ -92,11 +97,6 @@ class Pretrained(nn.Module):
         found = (predicted * std + mean).to(given.device, kind)
         found = found if given.dim() == 5 else found.squeeze(0)
         return found if isinstance(frames, Tensor) else found.numpy()
-
-    def _units(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, each [C, 1, 1], in double precision: a mean may be large beside it."""
-        mean, std = self.normalisation or ([0.0], [1.0])
-        return tuple(torch.tensor(values, dtype=torch.float64, device=device)[:, None, None] for values in (mean, std))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Keeps configuration, normalisation, weights and buffers in ``folder``, as JSON and safetensors.
@@ -113,6 +113,8 @@ class Pretrained(nn.Module):
         config = {"class": type(self).__name__, "options": self.config, "sha256": sha256(weights).hexdigest()}
         if self.normalisation:
             config["normalisation"] = dict(zip(("mean", "std"), self.normalisation, strict=True))
+        if self.frames:
+            config["frames"] = self.frames
         try:
             json.dumps(config)
         except TypeError as error:
@@ -151,6 +153,7 @@ class Pretrained(nn.Module):
             model._load(weights)
             if "normalisation" in config:
                 model.set_normalisation(**config["normalisation"])
+            model.frames = config.get("frames")
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"folder {folder} holds no whole {cls.__name__}: {error}") from error
         return model.eval()
@@ -174,3 +177,9 @@ def _array(frames: Any) -> np.ndarray:
         found = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
         raise TypeError(f"frames must be a tensor or an array of real numbers; got {found}")
     return frames.astype(frames.dtype.newbyteorder("="), copy=False)
+
+
+def _scale(normalisation: tuple[list[float], list[float]] | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each [C, 1, 1], in double precision: a mean may be large beside it."""
+    mean, std = normalisation or ([0.0], [1.0])
+    return tuple(torch.tensor(values, dtype=torch.float64, device=device)[:, None, None] for values in (mean, std))

@@ -29,7 +29,7 @@ def frames_strip(
         errors: draw every row but the first as its absolute error, with a second colour scale.
         label: what the colours mean, with units.
     """
-    fields = _strip(fields)
+    fields = film_rows(fields)
     rows, times, pictures = fields.row.values.tolist(), fields.time.values, fields.values.copy()
     if context is not None:
         whole("context", context, least=1)
@@ -64,7 +64,7 @@ def animation(fields: xr.DataArray, scale: int = 4, milliseconds: int = 120) -> 
         scale: pixels on the screen for one of the grid.
         milliseconds: duration of a frame.
     """
-    fields, scale = _strip(fields), whole("scale", scale, least=1)
+    fields, scale = film_rows(fields), whole("scale", scale, least=1)
     limit = largest(fields.values)
     levels = np.nan_to_num((fields.values / limit + 1) / 2, nan=0.5).clip(0, 1)
     pixels = np.flip((levels * 63).round().astype(np.uint8), 2).repeat(scale, 2).repeat(scale, 3)
@@ -148,7 +148,7 @@ def flow_statistics(data: xr.Dataset) -> Figure:
     return fig
 
 
-def _strip(fields: xr.DataArray) -> xr.DataArray:
+def film_rows(fields: xr.DataArray) -> xr.DataArray:
     """``fields`` over (row, time, y, x), with one nameless row where it had none."""
     if isinstance(fields, xr.DataArray) and "row" not in fields.dims:
         fields = fields.expand_dims(row=[""])

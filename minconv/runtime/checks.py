@@ -1,7 +1,7 @@
 """What bad input is told: the argument's name, the value that came and what is allowed."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -39,6 +39,19 @@ def fraction(name: str, value: Any) -> float:
     if positive(name, value) >= 1:
         raise ValueError(f"{name} must be below 1; got {value}")
     return float(value)
+
+
+def familiar(low: float, high: float, frames: Mapping[str, Any] | None) -> None:
+    """Raises ValueError where frames from ``low`` to ``high`` reach beyond those of a model's training by more than the
+    width of their range, as those in other units do; ``frames`` is what the model says of its own, if it does."""
+    if not frames:
+        return
+    least, greatest = frames["range"]
+    if low < 2 * least - greatest or high > 2 * greatest - least:
+        raise ValueError(
+            f"frames must be {frames['quantity']} in {frames['units']}, in training {least:.4g} to {greatest:.4g}; got "
+            f"{low:.4g} to {high:.4g}, which is too far from that"
+        )
 
 
 def needs(name: str, data: Any, variables: Sequence[str], dims: Sequence[str]) -> None:

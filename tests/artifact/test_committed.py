@@ -34,8 +34,8 @@ def outputs(notebook: dict) -> list[dict]:
     return [output for cell in code(notebook) for output in cell["outputs"]]
 
 
-def test_there_are_notebooks_numbered_from_one():
-    assert [int(path.name[:2]) for path in numbered(NOTEBOOKS)] == list(range(1, len(numbered(NOTEBOOKS)) + 1)) != []
+def test_there_are_notebooks_numbered_from_zero():
+    assert [int(path.name[:2]) for path in numbered(NOTEBOOKS)] == list(range(len(numbered(NOTEBOOKS)))) != []
 
 
 def test_ran_from_top_to_bottom(notebook):

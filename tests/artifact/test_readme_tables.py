@@ -1,4 +1,4 @@
-"""The README's results are made from the numbers, and known to be out of date when they are."""
+"""What pages say of the numbers is made from these, and known to be out of date when it is."""
 
 import copy
 import json
@@ -6,6 +6,7 @@ import json
 import pytest
 
 from minconv.artifact import readme as report
+from minconv.artifact import tables
 
 LABELS = {"convlstm": "ConvLSTM", "minconvlstm": "MinConvLSTM"}
 
@@ -29,9 +30,27 @@ CONTENT = content(
     published={"convlstm": [19.0, 21.0], "minconvlstm": [30.0, 30.0]},
     decay={"convlstm": [None, 20.0], "minconvlstm": [18.0, 22.0]},
 )
-REGIONS = ("results", "real_weather", "geopotential", "air_temperature")
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
-OTHERS = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in REGIONS[1:])
+RESULTS = content(
+    published={"convlstm": [19.0, 21.0], "minconvlstm": [30.0, 30.0]},
+    recipe={"convlstm": [4.0, 6.0], "minconvlstm": [3.0, 3.0]},
+)
+RESULTS["about"] = {"training trajectories": 64, "epochs": 20}
+RESULTS["rows"].append(
+    {"setting": "", "model": "persistence", "label": "Persistence", "values": {"closed_loop": [69.1]}}
+)
+WEATHER = content(recipe={"convlstm": [464.0, 464.0]})
+for row in WEATHER["rows"]:
+    row["values"] = {"rmse_1": row["values"]["closed_loop"], "ahead_of_persistence": [7.0]}
+WEATHER["rows"] += [
+    {"setting": "", "model": model, "label": model.title(), "values": {"rmse_1": [value], "ahead_of_persistence": []}}
+    for model, value in {"persistence": 611.0, "ridge regression": 448.0, "stack": 439.0}.items()
+]
+WEATHER |= {"columns": {"rmse_1": "1 day", "ahead_of_persistence": "ahead of persistence"}, "digits": {"rmse_1": 0}}
+TABLES = {  # pages that are made of numbers alone
+    "README.md": ("findings", "results"),
+    "figures/README.md": ("results", "real_weather", "geopotential", "air_temperature"),
+    "minconv/bench/README.md": ("speed",),
+}
 PAPER = {"batch": 1, "grid": 16, "width": 1.0}
 
 
@@ -69,94 +88,147 @@ BENCHMARK = {
 
 
 @pytest.fixture
-def files(tmp_path):
-    readme, numbers, benchmark = (tmp_path / name for name in ("README.md", "results.json", "benchmark.json"))
-    benchmark.write_text(json.dumps(BENCHMARK))
-    readme.write_text(f"# Title\n\n{BEGIN}\n{END}\n{OTHERS}\nThe end ×.\n", encoding="utf-8")
-    numbers.write_text(json.dumps(CONTENT))
-    for name in REGIONS[1:]:
-        (tmp_path / f"{name}_results.json").write_text(json.dumps(content(increments={"convlstm": [232.0, 235.0]})))
-    return ["--readme", str(readme), "--figures", str(tmp_path)], readme, numbers
+def root(tmp_path, monkeypatch):
+    """A repository of pages with their marks, and of numbers."""
+    pages = {page: {name: report.PAGES[page][name] for name in names} for page, names in TABLES.items()}
+    monkeypatch.setattr(report, "PAGES", pages)
+    for page, names in TABLES.items():
+        marks = "\n".join(f"<!-- {name} -->\n<!-- /{name} -->" for name in names)
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / page).write_text(f"# Title\n\n{marks}\n\nThe end ×.\n", encoding="utf-8")
+    numbers = {"results": RESULTS, "benchmark": BENCHMARK}
+    numbers |= {f"{name}_results": WEATHER for name in ("real_weather", "geopotential", "air_temperature")}
+    for name, values in numbers.items():
+        (tmp_path / "figures" / f"{name}.json").write_text(json.dumps(values))
+    return tmp_path
+
+
+def run(root, *arguments) -> int:
+    return report.main(["--root", str(root), *arguments])
+
+
+def texts(root) -> dict[str, str]:
+    return {page: (root / page).read_text(encoding="utf-8") for page in TABLES}
 
 
 def test_flow():
-    header, _, first, *_, speed, slower, scan, published, decay = report.flow(CONTENT, BENCHMARK).splitlines()
+    header, _, first, *_, published, decay = tables.flow(CONTENT, BENCHMARK).splitlines()
     assert header == "| Model | Setting | Parameters | ms per step | closed loop |"
     assert first.startswith("| ConvLSTM | published | 182,524 | 42 | 20.00")
-    assert "ConvLSTM, another CPU): training on 512 teacher-forced frames MinConvLSTM 1.25 (MinConvLSTM with" in speed
-    assert "20 teacher-forced frames and 5 in closed loop, MinConvLSTM 0.50 (" in speed
-    assert speed.endswith("(MinConvLSTM with the published log-domain scan 0.42, in bf16-mixed 2.10).")
-    assert "in 3 settings" in slower and "MinConvLSTM 0.50 (20 + 5 frames, batch 1, 16 × 16); MinConv" in slower
-    assert slower.endswith("MinConvLSTM 0.90 (20 + 5 frames, batch 1, 32 × 32, 2 times the channels).")
-    assert "512 frames" in scan and "40.0 times as fast" in scan and "5.1 times the time of copying" in scan
     assert "minimal cell MinConvLSTM with 30.00" in published and "classical cell ConvLSTM with 20.00" in published
     assert "MinConvLSTM with 20.00" in decay and "classical cell none is finite" in decay
+
+
+def test_closed_loop_fits_a_page_and_no_number_is_broken():
+    header, _, first, second, _, notes = tables.closed_loop(RESULTS, BENCHMARK).splitlines()
+    assert header == "| Model | Parameters | ms/step | published | recipe |"
+    assert first == "| ConvLSTM | 182,524 | 42 | 20.00\u00a0±\u00a01.41 | 5.00\u00a0±\u00a01.41 |"
+    assert second.startswith("| MinConvLSTM | 182,524 | 84 | 30.00")
+    assert "(persistence: 69.10); 64 trajectories, 20 epochs" in notes and notes.endswith("on another CPU.")
+
+
+def test_findings():
+    speed, recipe, weather = tables.findings(RESULTS, BENCHMARK, WEATHER).splitlines()
+    assert "On 512 frames MinConvLSTM trains 1.2 times as fast as ConvLSTM (another CPU). Slower" in speed
+    assert "4- to 10-fold against the published" in recipe  # 20 / 5 and 30 / 3
+    assert recipe.index("the best minimal cell is MinConvLSTM with 3.00") < recipe.index(
+        "classical one ConvLSTM with 5.0"
+    )
+    assert weather.endswith(
+        "errs by 448 m² s⁻², the best network, ConvLSTM, by 464; all of them stacked with the map, by 439."
+    )
+
+
+def test_speed():
+    header, _, first, *_, told, _, scan = tables.speed(BENCHMARK).splitlines()
+    assert header == "| Training step | 512 frames | 20 frames, then 5 in closed loop |"
+    assert first == "| MinConvLSTM | 1.25 | 0.50 |"
+    assert "| MinConvLSTM, published log-domain scan | 1.00 | 0.42 |" in tables.speed(BENCHMARK)
+    assert "in 3 settings" in told and "MinConvLSTM 0.50 times as fast (20 + 5 frames, batch 1, 16 × 16); Min" in told
+    assert "MinConvLSTM 0.90 times as fast (20 + 5 frames, batch 1, 32 × 32, 2 times the channels)." in told
+    assert "They gain more the longer the sequence." in told
+    assert "on 512 frames it takes 2.00 to 2.00 times as long" in told and "after 20 frames, a frame at" in told
+    assert told.endswith("MinConvLSTM is slower than ConvLSTM in 1 of 2 settings.")
+    assert "512 frames" in scan and "40.0 times as fast" in scan and "5.1 times as long as copying" in scan
     faster = copy.deepcopy(BENCHMARK)
     for row in faster["training"]:
         row["training_speedup"]["median"] = 5.0
-    assert ": no minimal cell." in report.flow(CONTENT, faster)
+    assert "In all 3 settings measured, every minimal cell was faster than ConvLSTM." in tables.speed(faster)
 
 
-def test_writes_between_the_marks_only_and_once(files):
-    arguments, readme, _ = files
-    assert report.main([*arguments, "--check"]) == 1
-    assert BEGIN + "\n" + END in readme.read_text(encoding="utf-8")
-    assert report.main(arguments) == 0
-    written = readme.read_text(encoding="utf-8")
-    assert written.startswith(f"# Title\n\n{BEGIN}\n| Model |") and written.endswith("\n\nThe end ×.\n")
-    assert written.count("| ConvLSTM | increments | 233.50") == len(REGIONS) - 1
-    assert report.main(arguments) == 0
-    assert readme.read_text(encoding="utf-8") == written
-    assert report.main([*arguments, "--check"]) == 0
+def test_weather_has_a_table_of_errors_and_one_of_days():
+    errors, notes, days, _ = tables.weather("K")(WEATHER).split("\n\n")
+    assert errors.splitlines()[2:] == [
+        "| ConvLSTM | recipe | 464\u00a0±\u00a00 |",
+        "| Persistence |  | 611 |",
+        "| Ridge Regression |  | 448 |",
+        "| Stack |  | 439 |",
+    ]
+    assert notes.startswith("RMSE in K by lead time") and days.splitlines()[2:] == ["| ConvLSTM | recipe | 7 |"]
 
 
-def test_check_sees_other_numbers_and_edited_tables(files):
-    arguments, readme, numbers = files
-    report.main(arguments)
-    changed = copy.deepcopy(CONTENT)
+def test_writes_between_the_marks_only_and_once(root):
+    before = texts(root)
+    assert run(root, "--check") == 1 and texts(root) == before
+    assert run(root) == 0
+    written = texts(root)
+    for page, names in TABLES.items():
+        assert written[page].startswith(f"# Title\n\n<!-- {names[0]} -->\n") and written[page].endswith(
+            "\n\nThe end ×.\n"
+        )
+    assert written["figures/README.md"].count("| ConvLSTM | recipe | 464") == 3
+    assert run(root) == 0 and texts(root) == written
+    assert run(root, "--check") == 0
+
+
+def test_check_sees_other_numbers_and_edited_tables(root, capsys):
+    run(root)
+    changed = copy.deepcopy(RESULTS)
     changed["rows"][0]["values"]["closed_loop"][0] = 20.0
-    numbers.write_text(json.dumps(changed))
-    assert report.main([*arguments, "--check"]) == 1
-    numbers.write_text(json.dumps(CONTENT))
-    readme.write_text(readme.read_text(encoding="utf-8").replace("233.50", "233.60"), encoding="utf-8")
-    assert report.main([*arguments, "--check"]) == 1
+    (root / "figures" / "results.json").write_text(json.dumps(changed))
+    assert run(root, "--check") == 1
+    told = capsys.readouterr().err
+    assert f"{root / 'README.md'} is out of date" in told and "bench" not in told
+    (root / "figures" / "results.json").write_text(json.dumps(RESULTS))
+    page = root / "figures" / "README.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("| 464", "| 465"), encoding="utf-8")
+    assert run(root, "--check") == 1
 
 
 @pytest.mark.parametrize("lacking", ["experiment", "training", "scan"])
-def test_benchmark_without_its_rows(lacking, files, capsys):
-    arguments, readme, _ = files
+def test_benchmark_without_its_rows(lacking, root, capsys):
     content = {key: value for key, value in BENCHMARK.items() if key != lacking}
-    (readme.parent / "benchmark.json").write_text(json.dumps(content))
+    (root / "figures" / "benchmark.json").write_text(json.dumps(content))
     with pytest.raises(SystemExit) as stopped:
-        report.main(arguments)
+        run(root)
     assert stopped.value.code == 2
-    assert f"benchmark must hold '{lacking}'" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "benchmark.json" in told and f"'{lacking}'" in told
 
 
 @pytest.mark.parametrize(
-    "readme, numbers, message",
+    "page, numbers, message",
     [
-        ("no marks", json.dumps(CONTENT), "once each"),
-        (f"{END} {BEGIN}", json.dumps(CONTENT), "once each"),
-        (f"{BEGIN}{END}" * 2, json.dumps(CONTENT), "once each"),
-        (f"{BEGIN}{END}", '{"rows": [', "not a whole JSON file"),
-        (f"{BEGIN}{END}", "{}", "KeyError: 'rows'"),
+        ("no marks", json.dumps(RESULTS), "once each"),
+        ("<!-- /findings --> <!-- findings -->", json.dumps(RESULTS), "once each"),
+        ("<!-- findings --><!-- /findings -->" * 2, json.dumps(RESULTS), "once each"),
+        ("<!-- findings --><!-- /findings -->", '{"rows": [', "not a whole JSON file"),
+        ("<!-- findings --><!-- /findings -->", "{}", "KeyError: 'rows'"),
     ],
 )
-def test_bad_files_are_left_alone(files, capsys, readme, numbers, message):
-    arguments, readme_file, numbers_file = files
-    readme_file.write_text(readme)
-    numbers_file.write_text(numbers)
+def test_bad_files_are_left_alone(root, capsys, page, numbers, message):
+    (root / "README.md").write_text(page)
+    (root / "figures" / "results.json").write_text(numbers)
+    before = texts(root)
     with pytest.raises(SystemExit) as stopped:
-        report.main(arguments)
+        run(root)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
-    assert readme_file.read_text() == readme
+    assert texts(root) == before
 
 
-def test_missing_numbers(files, capsys):
-    arguments, _, numbers = files
-    numbers.unlink()
+def test_missing_numbers(root, capsys):
+    (root / "figures" / "results.json").unlink()
     with pytest.raises(SystemExit):
-        report.main(arguments)
+        run(root)
     assert "results.json" in capsys.readouterr().err

@@ -156,6 +156,17 @@ def test_a_notebook_depends_on_what_it_imports(package):
     assert len(seen) == 3 + len(needed)
 
 
+@pytest.mark.parametrize(("code", "depends"), [('load(f"flow/{cell}")', True), ('load("air/a")', False), ("1", False)])
+def test_a_notebook_depends_on_the_trained_models_that_it_names(code, depends, package):
+    config = package / "models" / "weights" / "flow" / "small" / "config.json"
+    config.parent.mkdir(parents=True)
+    seen = set()
+    for content in ("{}", '{"sha256": 1}'):
+        config.write_text(content)
+        seen.add(fingerprint({"cell": code}, "smoke", {}, package))
+    assert len(seen) == 1 + depends
+
+
 def test_kernels_count_though_they_are_loaded_by_name():
     found = modules(["from minconv import MinConvGRU"])
     assert {f"minconv.kernels.{path.stem}" for path in (ROOT / "minconv" / "kernels").glob("[!_]*.py")} <= found.keys()

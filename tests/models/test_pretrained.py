@@ -91,6 +91,16 @@ def test_refuses_what_it_cannot_use(given, steps, error, words):
         make().predict(given, steps)
 
 
+def test_frames_far_from_those_of_the_training_are_refused(tmp_path):
+    model = make().set_normalisation([100, 100], [20, 20])
+    model.frames = {"quantity": "brightness", "units": "1", "range": [0, 200]}
+    found = Forecaster.from_pretrained(model.save_pretrained(tmp_path))
+    assert found.frames == model.frames and found.predict(1.3 * frames(2, 3), 1).isfinite().all()
+    for far in (frames(2, 3) - 400, frames(2, 3) + 400):
+        with pytest.raises(ValueError, match=r"frames must be brightness in 1, in training 0 to 200; got .* too far"):
+            found.predict(far, 1)
+
+
 @pytest.mark.parametrize(
     ("mean", "std", "words"),
     [

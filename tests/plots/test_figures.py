@@ -1,6 +1,7 @@
 """Figures: labelled in words that do not overlap, and showing the numbers they are given."""
 
 import io
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from samples import FIGURES, SOURCE, ablated, band, bars, collected, figure, legend, line, scores, strip, title
 
 from minconv import plots
+from minconv.plots.gif import gif
 from minconv.plots.style import COLUMN, PAGE
 
 WEATHER = ("scores", "zonal", "climate", "forecast", "errors", "regional", "fields")
@@ -216,6 +218,22 @@ def test_animation():
     noise = strip(("truth", *samples.MODELS[:3]), tuple(range(50)))
     noise = noise.copy(data=np.random.default_rng(0).normal(size=noise.shape))
     assert len(plots.animation(noise)) < 400_000
+
+
+def test_gif():
+    fields = strip(("truth", "convlstm"), (1, 2, 3))
+    fields[1, 0] = fields[0, 0] + 1e-3
+    frames = []
+    with Image.open(io.BytesIO(gif(fields, context=2))) as picture:
+        assert picture.n_frames == 3 and picture.width <= 848
+        for place in range(3):
+            picture.seek(place)
+            assert picture.info["duration"] == (2500 if place == 2 else 160)
+            frames.append(np.asarray(picture.convert("RGB")))
+    assert (frames[0][2, 2] == 255).all(), "paper is white"
+    colours = [len(np.unique(frame[80:220, 500:660].reshape(-1, 3), axis=0)) for frame in frames]
+    assert colours[0] == 1 and min(colours[1:]) > 5  # of the errors
+    assert all(np.abs(after - before.astype(int))[:30].max() > 100 for before, after in pairwise(frames))  # the title
 
 
 REFUSED = {

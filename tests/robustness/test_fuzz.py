@@ -252,18 +252,22 @@ def ran(main: Callable[[list[str]], Any], arguments: list[str]) -> tuple[Any, st
     return code, out.getvalue(), err.getvalue()
 
 
-REGIONS = tuple(report.REGIONS)
+FIGURES = ("results", "benchmark", "real_weather_results", "geopotential_results", "air_temperature_results")
 
 
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory) -> Path:
-    """A README with its marks, and the numbers that it is made from: the committed ones of the paper's experiment."""
-    folder = tmp_path_factory.mktemp("numbers")
-    for name in ("results", "benchmark"):
-        shutil.copyfile(ROOT / "figures" / f"{name}.json", folder / f"{name}.json")
+    """Pages with their marks, and the numbers that they are made from: the committed ones of the paper's experiment."""
+    root = tmp_path_factory.mktemp("numbers")
+    for page, regions in report.PAGES.items():
+        marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in regions)
+        (root / page).parent.mkdir(parents=True, exist_ok=True)
+        (root / page).write_text(f"# Title\n\n{marks}\nThe end ×.\n", encoding="utf-8")
+    for name in FIGURES[:2]:
+        shutil.copyfile(ROOT / "figures" / f"{name}.json", root / "figures" / f"{name}.json")
     leads = np.arange(1, 15).astype("timedelta64[h]") * 12
-    names = ["persistence", "climatology", "convlstm"]
-    rmse = np.random.default_rng(0).uniform(1, 500, (3, 2, 14))
+    names = ["persistence", "ridge regression", "stack", "convlstm"]
+    rmse = np.random.default_rng(0).uniform(1, 500, (4, 2, 14))
     scores = xr.Dataset(
         {"rmse": (("model", "seed", "lead_time"), rmse, {"units": "m2 s-2"})},
         {"model": names, "seed": [1, 2], "lead_time": leads},
@@ -271,55 +275,54 @@ def numbers(tmp_path_factory) -> Path:
     )
     labels = {name: name.title() for name in names}
     columns = by_day(scores, names[:2])
-    content = results({"a": columns, "b": columns}, labels, names[:2], {"epochs": 1})
-    for name in REGIONS[1:]:
-        (folder / f"{name}_results.json").write_text(json.dumps(content))
-    marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in REGIONS)
-    (folder / "README.md").write_text(f"# Title\n\n{marks}\nThe end ×.\n", encoding="utf-8")
-    assert report.main(["--readme", str(folder / "README.md"), "--figures", str(folder)]) == 0
-    return folder
+    content = results({"recipe": columns, "b": columns}, labels, names[:3], {"epochs": 1})
+    for name in FIGURES[2:]:
+        (root / "figures" / f"{name}.json").write_text(json.dumps(content))
+    assert report.main(["--root", str(root)]) == 0
+    return root
 
 
-def assert_sound(readme: str) -> None:
+def assert_sound(root: Path) -> None:
     """The words around the marks are there, and the rows of a table are as long as its head."""
-    assert readme.startswith("# Title\n") and readme.endswith("The end ×.\n")
-    for name in REGIONS:
-        _, _, rest = readme.partition(f"<!-- {name} -->\n")
-        region, mark, _ = rest.partition(f"<!-- /{name} -->")
-        rows = [line for line in region.splitlines() if line.startswith("|")]
-        assert mark and rows and len({row.count("|") for row in rows}) == 1
+    for page, regions in report.PAGES.items():
+        text = (root / page).read_text(encoding="utf-8")
+        assert text.startswith("# Title\n") and text.endswith("The end ×.\n")
+        for name in regions:
+            _, _, rest = text.partition(f"<!-- {name} -->\n")
+            region, mark, _ = rest.partition(f"<!-- /{name} -->")
+            assert mark
+            for table in region.split("\n\n"):
+                assert len({row.count("|") for row in table.splitlines() if row.startswith("|")}) <= 1
 
 
 def test_damaged_json(numbers, tmp_path, monkeypatch):
-    """The README's tables from altered numbers: a sound one, or exit 2, the file's name and nothing written."""
+    """The pages' tables from altered numbers: a sound one, or exit 2, the file's name and nothing written."""
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what takes long, and is of no use here
-    ends, folder = Counter(), tmp_path / "numbers"
-    shutil.copytree(numbers, folder)
-    names = [f"{name}.json" for files, _ in report.REGIONS.values() for name in files]
+    ends, root = Counter(), tmp_path / "numbers"
+    shutil.copytree(numbers, root)
+    names = [f"figures/{name}.json" for name in FIGURES] + ["README.md"]
     for number in range(JSON):
         draw = random.Random(f"json {number}")
-        name = draw.choice([*names, "README.md"])
+        name = draw.choice(names)
         content = (numbers / name).read_bytes()
         if name == "README.md" or draw.random() < 0.3:
-            (folder / name).write_bytes(mutated(content, draw))
+            (root / name).write_bytes(mutated(content, draw))
         else:
-            (folder / name).write_text(json.dumps(altered(json.loads(content), draw)))
-        before = contents(folder)
-        arguments = ["--readme", str(folder / "README.md"), "--figures", str(folder)]
+            (root / name).write_text(json.dumps(altered(json.loads(content), draw)))
+        before = contents(root)
         with quickly(f"json {number}: {name}"):
-            code, out, err = ran(report.main, arguments)
+            code, out, err = ran(report.main, ["--root", str(root)])
             assert code in (0, 2) and not out
             if code == 2:
                 assert name in err and "Traceback" not in err, err
-                assert contents(folder) == before
+                assert contents(root) == before
             elif name != "README.md":
-                assert_sound((folder / "README.md").read_text(encoding="utf-8"))
-                assert {path for path in contents(folder)} == set(before)
+                assert_sound(root)
+                assert {path for path in contents(root)} == set(before)
         ends[name, code] += 1
-        for file in (name, "README.md"):
-            shutil.copyfile(numbers / file, folder / file)
+        shutil.copytree(numbers, root, dirs_exist_ok=True)
     print(*sorted(ends.items()), sep="\n")
-    assert all(ends[name, 2] > 10 and ends[name, 0] > 5 for name in [*names, "README.md"])
+    assert all(ends[name, 2] > 10 and ends[name, 0] > 5 for name in names)
 
 
 # --- command lines --------------------------------------------------------------------------------
@@ -337,7 +340,7 @@ LINES_OF = {
     "bench": [
         ["--smoke"], ["--full", "--device", "cpu"], ["--threads", "1", "--output", "out/b.json"], ["--device=auto"], [],
     ],
-    "report": [["--check"], ["--readme", "README.md"], ["--figures", ".", "--check"], []],
+    "report": [["--check"], ["--root", "here"], ["--root", ".", "--check"], []],
 }  # fmt: skip
 
 
@@ -372,7 +375,6 @@ def mutated_line(line: list[str], draw: random.Random) -> list[str]:
 def harmless(numbers, tmp_path, monkeypatch) -> dict[str, Callable[[list[str]], Any]]:
     """The three commands in a scratch folder, with what they would take long for left out."""
     shutil.copytree(numbers, tmp_path / "root")
-    shutil.copytree(numbers, tmp_path / "root" / "figures")
     monkeypatch.chdir(tmp_path / "root")
     monkeypatch.setenv("MINCONV_HOME", str(tmp_path / "root"))
     monkeypatch.setattr(report, "ROOT", tmp_path / "root")

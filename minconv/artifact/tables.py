@@ -1,0 +1,212 @@
+"""The numbers of figures/*.json as Markdown: tables, and sentences that say what is in them."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from minconv.bench.results import experiment, scans, select, teacher_forced
+from minconv.experiments.report import best, markdown_table, plus_minus, table
+from minconv.models import MODELS
+
+Numbers = Mapping[str, Any]
+CLASSICAL, MINIMAL = ([name for name, model in MODELS.items() if model.minimal is kind] for kind in (False, True))
+STEPS = {"published": "MinConvLSTM, published log-domain scan", "half": "MinConvLSTM, bf16-mixed"}
+
+
+def findings(results: Numbers, benchmark: Numbers, weather: Numbers) -> str:
+    """The README's three findings: speed, accuracy, real weather.
+
+    Raises:
+        ValueError: an entry is missing.
+    """
+    with_recipe = {name: best(results, "recipe", "closed_loop", models) for name, models in _kinds().items()}
+    first, second = sorted(with_recipe, key=lambda kind: _mean(with_recipe[kind], "closed_loop"))
+    before = {row["model"]: row for row in results["rows"] if row["setting"] == "published"}
+    after = [row for row in results["rows"] if row["setting"] == "recipe"]
+    gains = [_mean(before[row["model"]], "closed_loop") / _mean(row, "closed_loop") for row in after]
+    forced = teacher_forced(benchmark)
+    longest = max(row["T"] for row in forced)
+    speedup = select(forced, model="minconvlstm", T=longest)[0]["training_speedup"]["median"]
+    network = best(weather, "recipe", "rmse_1", list(MODELS))
+    one_day = _row(weather, "ridge regression"), network, _row(weather, "stack")
+    linear, alone, stack = (f"{_mean(row, 'rmse_1'):.0f}" for row in one_day)
+    return (
+        f"- **Faster to train.** On {longest} frames MinConvLSTM trains {speedup:.1f} times as fast as ConvLSTM "
+        f"({benchmark['provenance']['hardware']}). {_slower(benchmark)}\n"
+        f"- **The recipe matters more than the cell.** Better settings cut every cell's closed-loop error "
+        f"{min(gains):.0f}- to {max(gains):.0f}-fold against the published ones. With them, after equally many steps, "
+        f"the best {first} cell is {_told(with_recipe[first])}, the best {second} one {_told(with_recipe[second])} "
+        f"(RMSE × 100).\n"
+        f"- **Real weather is harder.** One day ahead over Europe, a linear map errs by {linear} m² s⁻², the best "
+        f"network, {network['label']}, by {alone}; all of them stacked with the map, by {stack}."
+    )
+
+
+def closed_loop(results: Numbers, benchmark: Numbers) -> str:
+    """The README's table: size and time of a training step as published, error in closed loop by setting."""
+    steps = {row["model"]: row for row in experiment(benchmark)}
+    settings = list(dict.fromkeys(row["setting"] for row in results["rows"] if row["setting"]))
+    found = {(row["setting"], row["model"]): row for row in results["rows"]}
+    labels = {row["model"]: row["label"] for row in results["rows"] if row["setting"]}
+    rows = []
+    for model, label in labels.items():
+        step = steps[model]
+        errors = [plus_minus(found[setting, model]["values"]["closed_loop"]) for setting in settings]
+        rows.append([label, f"{step['parameters']:,}", f"{1e3 * step['training']['median']:.0f}", *errors])
+    about, base = results["about"], plus_minus(found["", "persistence"]["values"]["closed_loop"])
+    notes = [
+        f"RMSE × 100 in closed loop, mean ± standard deviation over seeds (persistence: {base})",
+        f"{about['training trajectories']} trajectories, {about['epochs']} epochs",
+        f"training step as published, on {benchmark['provenance']['hardware']}",
+    ]
+    return markdown_table(["Model", "Parameters", "ms/step", *settings], rows, notes=notes)
+
+
+def flow(content: Numbers, benchmark: Numbers) -> str:
+    """Table of all errors with size and time of a training step, and the best cells by setting.
+
+    Raises:
+        ValueError: an entry is missing.
+    """
+    try:
+        steps = experiment(benchmark)  # of models as published
+        more = {
+            "Parameters": {("published", row["model"]): f"{row['parameters']:,}" for row in steps},
+            "ms per step": {("published", row["model"]): f"{1e3 * row['training']['median']:.0f}" for row in steps},
+        }
+    except (IndexError, KeyError) as error:
+        raise _missing(error) from error
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in content["rows"] if row["setting"]):
+        rows = {kind: best(content, setting, "closed_loop", names) for kind, names in _kinds().items()}
+        words = [f"best {kind} cell {_told(row) if row else 'none is finite'}" for kind, row in rows.items()]
+        lines.append(f"- **Closed-loop error, {setting}**: {', '.join(words)} (RMSE × 100).")
+    notes = f"RMSE × 100; training step on {benchmark['provenance']['hardware']}"
+    return "\n\n".join([table(content, more, notes), "\n".join(lines)])
+
+
+def weather(units: str) -> Callable[[Numbers], str]:
+    """Makes the tables of forecasts by lead time: errors, and for how many days they are below a baseline's."""
+
+    def tables(content: Numbers) -> str:
+        errors, days = (
+            {key: name for key, name in content["columns"].items() if key.startswith("ahead_") is late}
+            for late in (False, True)
+        )
+        first = table(content | {"columns": errors}, notes=f"RMSE in {units} by lead time")
+        rows = [
+            [row["label"], row["setting"], *(_days(row["values"][key]) for key in days)]
+            for row in content["rows"]
+            if any(row["values"][key] for key in days)
+        ]
+        header = ["Model", "Setting", *days.values()]
+        notes = ["Days up to which the mean over seeds is below the baseline's at every lead time"]
+        return f"{first}\n\n{markdown_table(header, rows, words=2, notes=notes)}"
+
+    return tables
+
+
+def speed(benchmark: Numbers) -> str:
+    """Table of training steps beside ConvLSTM's by length, what is slower than it, and the scan beside its floor.
+
+    Args:
+        benchmark: the result of ``minconv.bench``.
+
+    Raises:
+        ValueError: an entry is missing.
+    """
+    try:
+        forced, loop = teacher_forced(benchmark), experiment(benchmark)
+        lengths = sorted({row["T"] for row in forced})
+        labels = {name: model.label for name, model in MODELS.items()} | STEPS
+        found = {(row["model"], row["T"]): row["training_speedup"]["median"] for row in forced}
+        found |= {(row["model"], "loop"): row["training_speedup"]["median"] for row in loop}
+        names = [row["model"] for row in loop if row["model"] != "convlstm"]
+        rows = [
+            [labels[name], *(f"{found[name, T]:.2f}" if (name, T) in found else "" for T in (*lengths, "loop"))]
+            for name in names
+        ]
+        header = ["Training step", *(f"{T} frames" for T in lengths)]
+        header.append(f"{loop[0]['T']} frames, then {loop[0]['horizon']} in closed loop")
+        scan = select(scans(benchmark), backend=benchmark["default"])[-1]
+        told = (
+            f"The scan alone (backend `{scan['backend']}`, forward + backward, {scan['T']} frames of 40 channels on "
+            f"16 × 16) is {scan['training_speedup']['median']:.1f} times as fast as the published log-domain scan, and "
+            f"takes {scan['training_over_copy']['median']:.1f} times as long as copying as many bytes."
+        )
+        sentences = [_slower(benchmark), _growth(forced), _over_convolutions(forced, loop), _published(benchmark)]
+    except (IndexError, KeyError) as error:
+        raise _missing(error) from error
+    notes = [f"Times as fast as ConvLSTM; frames teacher-forced; {benchmark['provenance']['hardware']}"]
+    return "\n\n".join([markdown_table(header, rows, notes=notes), " ".join(filter(None, sentences)), told])
+
+
+def _slower(benchmark: Numbers) -> str:
+    """In how many settings minimal cells were measured, and where one was slower than ConvLSTM."""
+    every = [row for row in benchmark["training"] if row["model"] in MINIMAL]
+    settings = {tuple(row[key] for key in ("T", "horizon", "batch", "grid", "width")) for row in every}
+    slower = [row for row in every if row["training_speedup"]["median"] < 1]
+    if not slower:
+        return f"In all {len(settings)} settings measured, every minimal cell was faster than ConvLSTM."
+    cases = "; ".join(f"{MODELS[row['model']].label} {_setting(row)}" for row in slower)
+    return f"Slower than ConvLSTM in {len(settings)} settings measured: {cases}."
+
+
+def _growth(forced: Sequence[Numbers]) -> str:
+    speeds = ([row["training_speedup"]["median"] for row in select(forced, model=model)] for model in MINIMAL)
+    grows = all(found == sorted(found) for found in speeds)
+    return "They gain more the longer the sequence." if grows else ""
+
+
+def _over_convolutions(forced: Sequence[Numbers], loop: Sequence[Numbers]) -> str:
+    """How much longer a minimal cell's training step takes than its convolutions alone."""
+    longest = max(row["T"] for row in forced)
+
+    def told(rows: Sequence[Numbers]) -> str:
+        over = [row["over_convolutions"]["median"] for row in rows if row["model"] in MINIMAL]
+        return f"{min(over):.2f} to {max(over):.2f} times"
+
+    closed = f"{loop[0]['horizon']} steps of closed loop after {loop[0]['T']} frames, a frame at a time"
+    return (
+        f"What is left of a step on long sequences is its convolutions: on {longest} frames it takes "
+        f"{told(select(forced, T=longest))} as long as these alone, with {closed}, {told(loop)}."
+    )
+
+
+def _published(benchmark: Numbers) -> str:
+    speeds = [row["training_speedup"]["median"] for row in select(benchmark["training"], model="published")]
+    slower = sum(speed < 1 for speed in speeds)
+    return (
+        f"With the published log-domain scan MinConvLSTM is slower than ConvLSTM in {slower} of {len(speeds)} settings."
+    )
+
+
+def _setting(row: Numbers) -> str:
+    """A row's speed-up and what it was measured with."""
+    frames = f"{row['T']} + {row['horizon']} frames, batch {row['batch']}, {row['grid']} × {row['grid']}"
+    channels = "" if row["width"] == 1 else f", {row['width']:g} times the channels"
+    return f"{row['training_speedup']['median']:.2f} times as fast ({frames}{channels})"
+
+
+def _kinds() -> dict[str, Sequence[str]]:
+    return {"minimal": MINIMAL, "classical": CLASSICAL}
+
+
+def _told(row: Numbers) -> str:
+    return f"{row['label']} with {plus_minus(row['values']['closed_loop'])}"
+
+
+def _mean(row: Numbers, column: str) -> float:
+    return statistics.mean(row["values"][column])
+
+
+def _row(content: Numbers, model: str) -> Numbers:
+    return select(content["rows"], model=model)[0]
+
+
+def _days(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):g}" if values else ""
+
+
+def _missing(error: Exception) -> ValueError:
+    return ValueError(f"results and benchmark must hold {error}; run notebooks 04 and 05 again")
