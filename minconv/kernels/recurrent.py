@@ -201,9 +201,11 @@ def _gru_gradient(options: Options, grads: Any, tensors: Any, kept: Any) -> Any:
 
 
 def _lanes(x: Tensor, block: int, channels: int) -> tuple[int, int, int, int]:
-    """A block of channels of dense [B, T, H, W, kC], or all of a state [B, H, W, C], as lanes of the scan's loops."""
-    by_batch, (of_row, of_place) = x.stride(0), x.stride()[-3:-1]
-    return x.data_ptr() + 4 * block * channels, by_batch, of_row * x.shape[-3], of_place
+    """A block of channels of dense [B, T, H, W, kC], or all of a state [B, H, W, C], as lanes of the scan's loops: an
+    address, and strides of sequence, time and place."""
+    wide = x.shape[-1]
+    by_time = x.shape[-3] * x.shape[-2] * wide
+    return x.data_ptr() + 4 * block * channels, by_time * (x.shape[1] if x.dim() == 5 else 1), by_time, wide
 
 
 def _scan(

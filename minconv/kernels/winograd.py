@@ -139,11 +139,11 @@ class Convolution:
         """Adds to grad_x, and to the gradient by U', a row for each thread, which it gives."""
         count = len(x) * self.seen.tiles
         group, work = self._group(count), count * NODES * NODES * self.out
-        first = grad_back is None
-        if first:
+        rows = 0
+        if grad_back is None:
             rows = min(threads(work), len(x))  # a frame is one thread's
             grad_back = x.new_empty(rows, NODES * NODES * self.rows * self.of_v)
-        numbers = self.seen.tiles, len(x), group, self.into, self.out, back.data_ptr(), int(first)
+        numbers = self.seen.tiles, len(x), group, self.into, self.out, back.data_ptr(), rows
         sides = *self.seen(x), *self.given(grad), *self.seen(grad_x)
         loops.gradients(x.dtype, work, *numbers, self._scratch(x, group), *sides, grad_back)
         return grad_back

@@ -344,7 +344,7 @@ def convolve(like):
 @Kernel
 def gradients(like):
     """Of COUNT frames, grad_x += B [(A dy A') U'] B' and grad_U' += (A dy A')' (B' d B), with U' [36, C', C_]; one
-    grad_U' for each thread that has frames, which it is the first to write to if BIAS is 1."""
+    grad_U' for each thread that has frames, of which there are BIAS that were not written to before (or 0)."""
     args = integers(like)
     tiles, count, group = load(args, TILES), load(args, COUNT), load(args, GROUP)
     into, out, size = load(args, INTO), load(args, OUT), size_of(like)
@@ -361,6 +361,10 @@ def gradients(like):
     number = part() if count >= parts() else first  # of this thread among those that have frames
     of_u = load(args, GRAD_WEIGHT) + number * load(args, OF_GRADIENT) * size
     fresh = load(args, BIAS)
+    if part() == 0:  # those of threads that were asked for and are not here
+        for missing in range(min(parts(), count), fresh):
+            start = load(args, GRAD_WEIGHT) + missing * load(args, OF_GRADIENT) * size
+            _clear(pointer(start, like), NODES * NODES * rows * of_v)
     for start in range(first * tiles, last * tiles, group):
         some = min(group, last * tiles - start)
         for t in range(some):

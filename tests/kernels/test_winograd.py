@@ -191,3 +191,16 @@ def test_the_layer_of_a_backend_that_is_named_is_not_one_operation():
     x = numbers(1, 2, 8, 8, 8).float()
     names = [type(MinConvGRU(8, 8, backend=name)(x)[0].grad_fn).__name__ for name in ("auto", "linear")]
     assert names[0] != names[1]
+
+
+def test_threads_that_do_not_come_leave_nothing_behind(monkeypatch, one_thread):
+    """OpenMP may give fewer threads than it is asked for."""
+    x, weight, bias = problem(4, 8, 8, 4, 5)
+    expected = torch.autograd.grad(
+        padded_conv2d(x, weight.requires_grad_(), bias, "zeros", 1, 1, "direct").square().sum(), weight
+    )
+    monkeypatch.setattr(winograd, "threads", lambda size: 3)
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *size: x.new_full(size, torch.nan))
+    weight = weight.detach().float().requires_grad_()
+    y = padded_conv2d(x.float(), weight, bias.float(), "zeros", 1, 1, "winograd")
+    assert error(torch.autograd.grad(y.square().sum(), weight)[0], expected[0]) < STATED
