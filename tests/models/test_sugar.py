@@ -41,7 +41,6 @@ FUNCTIONS = {  # f, as PyTorch has it
 }
 ODD = [-math.inf, -300.0, -1.5, -0.0, 0.0, 1e-7, 2.5, 300.0, math.inf, math.nan]
 
-dynamos_own = pytest.mark.filterwarnings("ignore:.*torch.autograd.function.Function.*instantiated:DeprecationWarning")
 each = pytest.mark.parametrize("name", SURROGATES)
 
 
@@ -127,26 +126,25 @@ def test_second_derivative_is_that_of_the_surrogate():
     torch.testing.assert_close(found, wanted)
 
 
-@dynamos_own
 @each
-def test_vmap_compile_and_checkpoint(name):
+def test_vmap_and_checkpoint(name):
     x, layer = numbers(5, 7), SUGAR(name)
     wanted = slope(layer, x)
     torch.testing.assert_close(slope(torch.vmap(layer), x), wanted)
     torch.testing.assert_close(torch.vmap(torch.func.grad(lambda row: layer(row).sum()))(x), wanted)
     torch.testing.assert_close(slope(lambda x: checkpoint(layer, x, use_reentrant=False), x), wanted)
-    torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(slope(compiled, x), wanted)
-    torch.testing.assert_close(compiled(x), F.relu(x))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.slow
-def test_compiled_by_inductor():
-    x = numbers(64).float()
-    compiled = torch.compile(nn.Sequential(SUGAR(), SUGAR("nelu")), fullgraph=True)
-    torch.testing.assert_close(slope(compiled, x), slope(nn.Sequential(SUGAR(), SUGAR("nelu")), x))
+def test_compiled(backend):
+    x, layers = numbers(64), [SUGAR(name) for name in SURROGATES]
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: torch.stack([layer(x) for layer in layers]), fullgraph=True, backend=backend)
+    assert torch.equal(compiled(x), F.relu(x).expand(len(layers), -1))
+    for row, layer in enumerate(layers):
+        torch.testing.assert_close(slope(lambda x, row=row: compiled(x)[row], x), slope(layer, x))
 
 
 def test_input_is_left_and_no_grad_keeps_nothing():
