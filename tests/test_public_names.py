@@ -24,7 +24,7 @@ HEAVY = {
 NAMES = {
     "minconv": """ConvGRU ConvLSTM Forecaster MinConvExpLSTM MinConvGRU MinConvLSTM from_reference gated_scan
         linear_scan""",
-    "minconv.data": "StoredPieces barotropic navier_stokes open_series shallow_water",
+    "minconv.data": "StoredPieces barotropic moving_mnist navier_stokes open_series shallow_water",
     "minconv.training": "Run Training fit fit_all load_weights read_log restore",
     "minconv.evaluation": "Climatology DampedPersistence evaluate forecast persistence rollout scores",
     "minconv.experiments": "Experiment Setting get_profile series_experiment",

@@ -9,7 +9,7 @@ kinds of them. A further experiment is one file that says what these are.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from minconv.data.windows import Stored
 from minconv.evaluation.compare import ModelSeed, collect
 from minconv.evaluation.forecast import Forecaster
 from minconv.experiments.profiles import Profile
@@ -39,12 +40,14 @@ class Setting:
         models: by name, what makes the untrained model of a seed.
         seeds: of the models.
         options: of the models, where they have some in common; for the reader.
+        epochs: by model, of those that have others than the training says, as where all are to take the same time.
     """
 
     training: Training
     models: Mapping[str, Callable[[int], nn.Module]]
     seeds: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    epochs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def window(self) -> int:
@@ -55,8 +58,8 @@ class Setting:
 class Task(Protocol):
     """What models learn and how their forecasts are verified."""
 
-    train: Tensor  # trajectories [N, T, C, H, W] on the device, as the models see them
-    validation: Tensor
+    train: Tensor | Stored  # trajectories [N, T, C, H, W] on the device, as the models see them
+    validation: Tensor | Stored
     loss: Loss | None  # None: the mean square error
 
     @property
@@ -108,7 +111,8 @@ class Experiment:
         def run(model: str, seeds: tuple[int, ...]) -> Run:
             folder = self.folder(setting) / model / ("" if precision == "32-true" else precision)
             name = f"{setting}, {model} {seeds[0]}" + (f"-{seeds[-1]}" if len(seeds) > 1 else "")
-            return Run(found.models[model], seeds, folder / "-".join(map(str, seeds)), found.training, name)
+            training = replace(found.training, epochs=found.epochs.get(model, found.training.epochs))
+            return Run(found.models[model], seeds, folder / "-".join(map(str, seeds)), training, name)
 
         return {model: [run(model, seeds) for seeds in groups] for model in found.models}
 

@@ -13,7 +13,7 @@ from minconv.data.forcing import Forcing
 from minconv.data.grid import Field, area_weights, coarsen
 from minconv.data.mask import Mask
 from minconv.data.series import frames
-from minconv.data.windows import pieces
+from minconv.data.windows import Stored, pieces
 from minconv.evaluation.baselines import YEAR, Climatology, DampedPersistence, RidgeRegression, persistence
 from minconv.evaluation.errors import evaluate
 from minconv.evaluation.forecast import (
@@ -37,15 +37,15 @@ class Trajectories:
     """Rollouts of whole trajectories.
 
     Args:
-        train, validation, test: [N, T, C, H, W] on the device.
+        train, validation, test: [N, T, C, H, W], the last one, and what is not stored, on the device.
         context: teacher-forced frames of a test forecast; the rest is closed loop.
         units: of the frames.
         measure: what is computed of a rollout, see ``errors.evaluate``.
         loss: of a training, see ``minconv.training.fit``.
     """
 
-    train: Tensor
-    validation: Tensor
+    train: Tensor | Stored
+    validation: Tensor | Stored
     test: Tensor
     context: int
     units: str = "1"

@@ -27,6 +27,7 @@ STYLE = {
     "half": style("MinConvLSTM, bf16-mixed", "0.45", "X", (0, (1, 1))),
     "cylinder": style("MinConvLSTM, cylinder padding", WINE, "<", (0, (6, 1.5))),
     "sphere": style("MinConvLSTM, sphere padding", TEAL, ">"),
+    "black": style("Black frames", "0.75", "", (0, (6, 1.5))),
     "persistence": style("Persistence", BLACK, "", (0, (4, 2))),
     "damped persistence": style("Damped persistence", "0.3", "", (0, (4, 1, 1, 1))),
     "climatology": style("Climatology", "0.6", "", (0, (1, 1))),

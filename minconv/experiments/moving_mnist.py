@@ -1,0 +1,94 @@
+"""Moving MNIST: ten frames from ten, by models of a million parameters that are trained for the same time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from minconv.data import moving_mnist as digits
+from minconv.evaluation import images
+from minconv.evaluation.forecast import Forecaster
+from minconv.experiments.experiment import Experiment, Setting
+from minconv.experiments.profiles import Profile, get_profile
+from minconv.experiments.recipes import RECIPE
+from minconv.experiments.tasks import Trajectories
+from minconv.models import build_model, named
+from minconv.models.patched import Patched
+
+NAME = "moving_mnist"
+CONTEXT = AHEAD = 10  # frames seen, and forecast
+TRAINING = replace(RECIPE, context=CONTEXT, horizon=AHEAD - 1, noise=0.0)
+HIDDEN = {"convlstm": 59, "minconvlstm": 96, "convs5": 83}  # channels that make a million parameters
+OPTIONS = {"layers": 4, "padding": "zeros", "norm": "frame"}
+SPLITS = ("train", "train", "test")  # digits of the sequences to train, validate and test on
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the experiment is in a profile.
+
+    Args:
+        samples: sequences to train, validate and test on.
+        epochs: by model; what ConvLSTM's take, about, in time.
+        frames: of a sequence to train on, from which windows are cut anywhere.
+        patch: pixels along an axis that recurrent layers see as one.
+        batch: windows a step.
+    """
+
+    samples: tuple[int, int, int]
+    epochs: Mapping[str, int]
+    frames: int = 100
+    patch: int = 8
+    batch: int = 4
+
+
+SIZES = {
+    "smoke": Size((8, 4, 4), {"convlstm": 1, "minconvlstm": 2, "convs5": 1}, frames=24),
+    "laptop": Size((500, 50, 100), {"convlstm": 2, "minconvlstm": 4, "convs5": 3}),
+    "study": Size((2000, 200, 400), {"convlstm": 8, "minconvlstm": 18, "convs5": 12}),
+    "paper": Size((10_000, 1000, 10_000), {"convlstm": 200, "minconvlstm": 300, "convs5": 250}, patch=4, batch=16),
+}
+
+
+@dataclass(frozen=True)
+class Video(Trajectories):
+    """Ten frames from ten, scored as images; black frames are a harder baseline than persistence."""
+
+    measure: Callable[..., object] = field(default=images.evaluate)
+
+    @property
+    def baselines(self) -> dict[str, Forecaster]:
+        return super().baselines | {"black": _black}
+
+
+def _black(frames: Tensor, horizon: int = 0) -> Tensor:
+    return frames.new_zeros(frames.shape[0], frames.shape[1] + horizon, *frames.shape[2:])
+
+
+def moving_mnist(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
+    """ConvLSTM, MinConvLSTM and ConvS5 on patches of 64 x 64 frames, with the recipe."""
+    profile = get_profile(profile)
+    size = SIZES[profile.name]
+    builds: dict[str, Callable[[int], nn.Module]] = {
+        name: partial(
+            build_model, replace(named(name), build=partial(Patched, name)), hidden=hidden, patch=size.patch, **OPTIONS
+        )
+        for name, hidden in HIDDEN.items()
+    }
+    training = replace(TRAINING, epochs=size.epochs["convlstm"], batch=size.batch)
+    settings = {"recipe": Setting(training, builds, profile.seeds, OPTIONS, size.epochs)}
+    return Experiment(NAME, profile, settings, partial(_load, size), device)
+
+
+def sequences(size: Size) -> list[digits.MovingMNIST]:
+    """To train, validate and test on; the seed is the place in this list."""
+    frames = (size.frames, CONTEXT + AHEAD, CONTEXT + AHEAD)
+    sets = enumerate(zip(SPLITS, size.samples, frames, strict=True))
+    return [digits.MovingMNIST(digits.digits(split), *shape, seed=seed) for seed, (split, *shape) in sets]
+
+
+def _load(size: Size, device: torch.device) -> Video:
+    train, validation, test = sequences(size)
+    return Video(train, validation, test.all().to(device), context=CONTEXT)
