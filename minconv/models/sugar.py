@@ -21,7 +21,8 @@ def _piecewise(x: Tensor, below: Tensor) -> Tensor:
 
 
 def _bsilu(x: Tensor, a: float = 0.0) -> Tensor:  # of (x + a) sigmoid(x) - a / 2
-    return x.sigmoid() * (1 + (x + a) * (-x).sigmoid())
+    s = x.sigmoid()
+    return s * (1 + (x + a) * (1 - s))
 
 
 def _nelu(x: Tensor, a: float) -> Tensor:  # negative below 0: not a leak
