@@ -201,8 +201,8 @@ class Digits:
         learning rates that ``by_rate`` finds best."""
 
         def scores(optimizer: str, activation: str, seed: int) -> dict[str, float]:
-            errors = self.by_rate[optimizer].sel(activation=activation)
-            model = self.trained(activation, optimizer, float(errors.rate[errors.argmin()]), seed)
+            rate = self.by_rate[optimizer].sel(activation=activation).idxmin("rate").item()
+            model = self.trained(activation, optimizer, rate, seed)
             return {"misread": misread(model, *self.data["test"]), "dead": dead(model, self.data["validation"][0])}
 
         return _table(scores, optimizer=self.size.rates, activation=self.size.activations, seed=self.size.seeds)
