@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from minconv.core.cells import Cell
 from minconv.core.layers import PADDINGS, PaddedConv2d, on_frames, padded_conv2d
 from minconv.core.scan import BACKENDS, linear_scan, transformed
+from minconv.models.sugar import sugar
 from minconv.runtime.checks import choice, whole
 
 EPS = 1e-6  # of all norms
@@ -32,6 +33,7 @@ ACTIVATIONS = {
     "relu": F.relu,
     "swish": F.silu,
     "elu": F.elu,
+    "sugar": sugar,
 }
 
 
@@ -279,7 +281,7 @@ class ConvS5(Cell):
     Args:
         kernel_size: odd sizes of the kernels of B, of C and of the convolutions that follow, or one for all.
         num_groups: of the group norms; 32 as published, or the largest of 16, 8, 4, 2, 1 that divides the channels.
-        activation: ``gelu`` (its tanh approximation), ``relu``, ``swish`` or ``elu``.
+        activation: ``gelu`` (its tanh approximation), ``relu``, ``swish``, ``elu`` or ``sugar``, see ``models.sugar``.
         C_D: ``resnet`` (published; there is no D), ``standard`` (z = act(norm(y + D u))) or ``half_glu``.
         squeeze_excite: channels of h are weighted by what is in all of them, not with ``half_glu``.
         options: of ``ConvSSM``.

@@ -5,6 +5,7 @@ The maps are in :mod:`minconv.plots.maps`, to be imported by itself, as cartopy 
 Arguments of another shape than described raise ValueError, those of another type TypeError.
 """
 
+from minconv.plots.activations import activation_curves, activation_dots
 from minconv.plots.bottoms import depth_maps, inversion_errors, place_maps
 from minconv.plots.save import save
 from minconv.plots.scan import scan_accuracy, scan_schematic, scan_speed

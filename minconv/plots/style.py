@@ -31,6 +31,15 @@ STENCILS = {
     "four": style("four points", BLUE, "s", (0, (4, 1, 1, 1))),
     "FINN": style("FINN", VERMILION, "o"),
 }
+ACTIVATIONS = {
+    "ReLU": style("ReLU", BLACK, "s"),
+    "SUGAR, B-SiLU": style("SUGAR, B-SiLU", VERMILION, "o"),
+    "SUGAR, GELU": style("SUGAR, GELU", ORANGE, "D"),
+    "SUGAR, NeLU": style("SUGAR, NeLU", PURPLE, "^"),
+    "B-SiLU": style("B-SiLU", GREEN, "v", (0, (4, 2))),
+    "GELU": style("GELU", SKY, "P", (0, (4, 1, 1, 1))),
+    "ReLU, batch norm": style("ReLU, batch norm", BLUE, "h", (0, (6, 1.5))),
+}
 SCHEMES = (
     style("", VERMILION, "o"),
     style("", BLUE, "s", (0, (4, 1, 1, 1))),

@@ -369,7 +369,7 @@ def test_groups_divide_the_channels():
     "options, error, message",
     [
         ({"C_D": "diag_resnet"}, ValueError, "C_D must be one of resnet, standard, half_glu; got 'diag_resnet'"),
-        ({"activation": "tanh"}, ValueError, "activation must be one of gelu, relu, swish, elu; got 'tanh'"),
+        ({"activation": "tanh"}, ValueError, "activation must be one of gelu, relu, swish, elu, sugar; got 'tanh'"),
         ({"C_D": "half_glu", "squeeze_excite": True}, ValueError, "squeeze_excite must be False with C_D half_glu"),
         (
             {"C_D": "standard", "in_channels": 3},

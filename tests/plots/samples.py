@@ -200,6 +200,14 @@ def found(name: str, values) -> xr.DataArray:
     return xr.DataArray(numbers, coordinates, ("stencil", name), attrs={"units": "m"})
 
 
+def activated(**over) -> xr.DataArray:
+    """1, 2, ... per cent by activation and what else there is."""
+    places = {"activation": ["ReLU", "SUGAR, B-SiLU"], **over}
+    values = np.arange(1.0, 1 + np.prod([len(place) for place in places.values()]))
+    shape = [len(place) for place in places.values()]
+    return xr.DataArray(values.reshape(shape), places, attrs={"long_name": "digits misread", "units": "%"})
+
+
 TITLE = "The geopotential at 500 hPa, over all starts from 1 January 2017 to 31 December 2018"
 FIGURES = {
     "scan_schematic": plots.scan_schematic,
@@ -232,6 +240,11 @@ FIGURES = {
     "fields": lambda: maps.field_maps(climates(), title=TITLE),
     "depth_maps": lambda: plots.depth_maps(bottoms(), limit=2),
     "place_maps": lambda: plots.place_maps(bottoms(("B, error", "B, deviation"), "panel")),
+    "activation_curves": lambda: plots.activation_curves(
+        {"SGD": activated(rate=[0.01, 0.1]), "Adam": activated(rate=[0.001, 0.01, 0.1])}, log=True
+    ),
+    "activation_courses": lambda: plots.activation_curves({"": activated(seed=[1, 2], epoch=[0, 1, 2])}),
+    "activation_dots": lambda: plots.activation_dots({name: activated(seed=[1, 2, 4]) for name in ("SGD", "Adam")}),
     "inversion_errors": lambda: plots.inversion_errors(
         {"noise (share)": found("noise", [0, 0.01, 0.1]), "waves": found("waves", [1, 4])}
     ),

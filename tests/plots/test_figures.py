@@ -31,7 +31,7 @@ def test_figure_is_labelled(name):
         place = ax.get_subplotspec()
         assert ax.get_xlabel() or not place.is_last_row()
         shared = ax.get_shared_y_axes().joined(ax, fig.axes[0]) and not place.is_first_col()
-        assert ax.get_ylabel() or shared or name in ("rmse_summary", "ablations")
+        assert ax.get_ylabel() or shared or name in ("rmse_summary", "ablations", "activation_dots")
 
 
 @pytest.mark.slow
@@ -324,3 +324,23 @@ def test_errors_of_inversions_are_those_of_the_data_and_nothing_is_lost_at_zero(
     low, high = fig.axes[0].get_xlim()
     assert all(low < place < high for place in line(fig.axes[0], "FINN").get_xdata())
     assert legend(fig) == ["two points", "four points", "FINN"]
+
+
+def test_activations_by_rate_by_epoch_and_by_seed():
+    fig = figure("activation_curves")
+    np.testing.assert_allclose(line(fig.axes[1], "SUGAR, B-SiLU").get_xydata().T, [[0.001, 0.01, 0.1], [4, 5, 6]])
+    assert [ax.get_xscale() for ax in fig.axes] == ["log", "log"] and legend(fig) == ["ReLU", "SUGAR, B-SiLU"]
+    assert [tick.get_text() for tick in fig.axes[0].get_xticklabels()] == ["0.01", "0.1"]
+    (ax,) = figure("activation_courses").axes
+    np.testing.assert_allclose(line(ax, "ReLU").get_ydata(), [2.5, 3.5, 4.5])
+    np.testing.assert_allclose(band(ax, 0), [1, 6])
+    fig = figure("activation_dots")
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ["ReLU", "SUGAR, B-SiLU"]
+    means = [
+        found.get_xdata().item() for found in fig.axes[1].lines if found.get_marker() == "|" and len(found.get_xdata())
+    ]
+    assert means == [2, 5]
+    with pytest.raises(ValueError, match="activation must be one of ReLU, SUGAR"):
+        plots.activation_dots({"SGD": samples.activated(seed=[1]).assign_coords(activation=["ReLU", "tanh"])})
+    with pytest.raises(ValueError, match=r"panels must be over \(activation, seed\)"):
+        plots.activation_dots({"SGD": samples.activated(rate=[1])})
