@@ -23,6 +23,17 @@ from minconv.runtime.checks import positive, whole
 
 SCREEN = 100  # dots per inch
 SIZE = (PAGE, 4.5)  # inches
+BUTTONS = {  # by what matplotlib calls the pictures on them, which it has from another server
+    "minus": "−",
+    "fast-backward": "|◀",
+    "step-backward": "‹",
+    "play fa-flip-horizontal": "◀",
+    "pause": "❚❚",
+    "play": "▶",
+    "step-forward": "›",
+    "fast-forward": "▶|",
+    "plus": "+",
+}
 
 
 class Film:
@@ -126,7 +137,9 @@ def film(fields: xr.DataArray, context: int, milliseconds: int = 120, **options:
     def smaller(found: re.Match) -> str:
         return found[1] + b64encode(small(b64decode(found[2].replace("\\\n", "")))).decode()
 
-    return HTML(re.sub(r'(data:image/png;base64,)([^"]+)', smaller, page))
+    page = re.sub(r'(data:image/png;base64,)([^"]+)', smaller, page)
+    page = re.sub(r'<i class="fa fa-([a-z -]+)"></i>', lambda found: BUTTONS[found[1]], page)
+    return HTML(re.sub(r'<link rel="stylesheet"\s+href="[^"]+">', "", page))
 
 
 def forecast_player(
@@ -146,9 +159,10 @@ def forecast_player(
         options: of the film.
     """
     least, first, most = (whole("contexts", context, least=1) for context in contexts)
+    wide = {"style": {"description_width": "initial"}, "continuous_update": False}
     model = ipywidgets.Dropdown(options=[(words(name), name) for name in models], description="cell")
-    seed = ipywidgets.IntSlider(0, 0, whole("seeds", seeds, least=1) - 1, description="seed", continuous_update=False)
-    context = ipywidgets.IntSlider(first, least, most, description="frames seen", continuous_update=False)
+    seed = ipywidgets.IntSlider(0, 0, whole("seeds", seeds, least=1) - 1, description="seed", **wide)
+    context = ipywidgets.IntSlider(first, least, most, description="frames seen", **wide)
     made = Film(forecast(model.value, 0, first), first, **options)
     time = ipywidgets.IntSlider(1, 1, len(made.times), description="frame t", layout={"width": "30em"})
     play = ipywidgets.Play(min=1, max=len(made.times), interval=150, show_repeat=True)

@@ -1,6 +1,7 @@
 """Films of a forecast: what they show, on a page and by widgets."""
 
 import io
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,6 +52,7 @@ def test_words_are_on_the_page_and_do_not_overlap():
 def test_a_page_has_every_frame_and_needs_no_kernel():
     page = films.film(fields(), CONTEXT).data
     assert page.count("data:image/png;base64,") == len(TIMES)
+    assert "<link" not in page and all(f">{button}<" in re.sub(r">\s+", ">", page) for button in films.BUTTONS.values())
     assert len(page) < 30_000 * len(TIMES)
 
 
