@@ -210,11 +210,6 @@ def check_dtype(name: str, x: Tensor, weight: Tensor) -> None:
         raise TypeError(f"{name} must be {weight.dtype} like the weights; got {x.dtype}")
 
 
-def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1 x 1 convolution of frames [B, T, C, H, W]: a product of matrices, whose channels come out dense."""
-    return F.linear(x.movedim(2, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 2).to(x.dtype)
-
-
 def on_frames(layer: nn.Module, x: Tensor) -> Tensor:
     """Applies a layer for [N, C, H, W] to frames [B, T, C, H, W], whose precision is kept where autocast lowers it."""
     return layer(x.flatten(0, 1)).to(x.dtype).unflatten(0, x.shape[:2])

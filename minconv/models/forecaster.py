@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minconv.core.cells import CELLS, PEERS, Cell, State, cell_class
-from minconv.core.layers import check_dtype, constant_weights, pointwise
+from minconv.core.layers import check_dtype, constant_weights, on_frames
 from minconv.core.scan import transformed
 from minconv.models.norms import residual_norm_of
 from minconv.models.pretrained import Pretrained
@@ -143,7 +143,7 @@ class Forecaster(Pretrained):
             raise TypeError(f"states must be a list of {len(self.cells)}, one a layer; got {type(states).__name__}")
         elif len(states) != len(self.cells):
             raise ValueError(f"states must be a list of {len(self.cells)}, one a layer; got {len(states)}")
-        x = pointwise(self.encoder, frames)
+        x = on_frames(self.encoder, frames)
         after = []
         for cell, norm, state in zip(self.cells, self.norms, states, strict=True):
             if self.checkpoint and torch.is_grad_enabled() and not transformed():
@@ -152,7 +152,7 @@ class Forecaster(Pretrained):
                 y, state = cell(x, state)
             x = norm(x, y)
             after.append(state)
-        prediction = pointwise(self.decoder, x)
+        prediction = on_frames(self.decoder, x)
         return frames[:, :, : self.channels] + prediction if self.increment else prediction, after
 
     def extra_repr(self) -> str:
