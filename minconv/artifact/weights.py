@@ -133,7 +133,7 @@ def page(errors: Mapping[str, Any]) -> str:
     leads = next(row["lead_hours"] for row in rows.values() if "lead_hours" in row)
     for name, row in rows.items():
         experiment, model = name.split("/")
-        label = f"`{name}`" if "seed" in row else f"{STYLE[model]['label']}, {experiment.replace('_', ' ')}"
+        label = f"`{name}`" if "seed" in row else f"{STYLE[model]['label']} ({experiment.replace('_', ' ')})"
         if experiment == flow.NAME:
             parts = (np.sqrt(np.square(row[part]).mean()) for part in PARTS)
             tables["flow"].append([label, *(f"{100 * part:.2f}" for part in parts)])
