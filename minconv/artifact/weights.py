@@ -32,7 +32,7 @@ from minconv.experiments.profiles import PROFILES, PUBLISHED_BY
 from minconv.experiments.report import markdown_table
 from minconv.models import count_parameters
 from minconv.models.pretrained import Pretrained
-from minconv.models.trained import FOLDER
+from minconv.models.trained import FOLDER, names
 from minconv.runtime.files import atomic, read_json, write_json
 from minconv.runtime.names import STYLE
 from minconv.runtime.provenance import provenance
@@ -133,7 +133,7 @@ def page(errors: Mapping[str, Any]) -> str:
     leads = next(row["lead_hours"] for row in rows.values() if "lead_hours" in row)
     for name, row in rows.items():
         experiment, model = name.split("/")
-        label = f"`{name}`" if "seed" in row else f"{STYLE[model]['label']}, {experiment.replace('_', ' ')}"
+        label = f"`{name}`" if "seed" in row else f"{STYLE[model]['label']} ({experiment.replace('_', ' ')})"
         if experiment == flow.NAME:
             parts = (np.sqrt(np.square(row[part]).mean()) for part in PARTS)
             tables["flow"].append([label, *(f"{100 * part:.2f}" for part in parts)])
@@ -192,11 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for experiment in (flows, *weathers):
         experiment.train(SETTING)
-    shutil.rmtree(FOLDER, ignore_errors=True)
     rows = flow_models(flows, FOLDER)
     for experiment, quantity, units in zip(weathers, QUANTITIES, ("m2 s-2", "K"), strict=True):
         frames = {"quantity": quantity, "units": units, "step": "6 h"}
         rows |= weather_model(experiment, frames, FOLDER, ROOT / "tests" / "reference")
+    for name in set(names()) - rows.keys():  # of an earlier time
+        shutil.rmtree(FOLDER / name)
     errors = {"profile": study.name, "setting": SETTING, "provenance": provenance(), "models": rows}
     write_json(FOLDER / "errors.json", errors)
     with atomic(FOLDER / "README.md") as temporary:
