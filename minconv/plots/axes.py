@@ -76,8 +76,9 @@ def note(ax: Axes, text: str, place: tuple[float, float], offset: tuple[float, f
 def legend_above(fig: Figure, ax: Axes, title: str = "") -> None:
     """One legend for all panels, above them, and the figure's title above it, which else would be drawn over it."""
     handles, labels = ax.get_legend_handles_labels()
-    one_line = sum(len(label) + 7 for label in labels) <= 110  # with their handles, in letters of a page's width
-    columns = len(labels) if one_line else math.ceil(len(labels) / 2)
+    letters = sum(len(label) + 7 for label in labels)  # with their handles; a page is some 110 wide
+    lines = 1 if letters <= 110 else 2 if letters <= 180 else 3
+    columns = math.ceil(len(labels) / lines)
     style = {"ncols": columns, "columnspacing": 1.2, "handlelength": 2.2}
     legend = fig.legend(handles, labels, loc="outside upper center", **style)
     if title:

@@ -54,7 +54,7 @@ def timing(data: xr.Dataset) -> Figure:
     """
     panels = {
         "training": ("training step (ms)", 1e3, "log"),
-        "training_speedup": ("speed-up over the fastest ConvLSTM", 1, "linear"),
+        "training_speedup": ("speed-up over the\nfastest ConvLSTM", 1, "linear"),
         "over_convolutions": ("training step / its convolutions", 1, "linear"),
         "memory": ("peak memory (MiB)", 2**-20, "log"),
     }

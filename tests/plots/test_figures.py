@@ -146,11 +146,11 @@ def test_directions_are_means_between_the_lowest_and_the_highest_seed():
 
 def test_quartiles_are_drawn_as_they_are():
     data, axes = samples.timings(), {ax.get_ylabel(): ax for ax in figure("timing").axes}
-    assert [*axes][1:3] == ["speed-up over the fastest ConvLSTM", "training step / its convolutions"]
+    assert [*axes][1:3] == ["speed-up over the\nfastest ConvLSTM", "training step / its convolutions"]
     number = data.model.values.tolist().index("minconvlstm")
     for label, values in (
         ("training step (ms)", 1e3 * data.training),
-        ("speed-up over the fastest ConvLSTM", data.training_speedup),
+        ("speed-up over the\nfastest ConvLSTM", data.training_speedup),
         ("training step / its convolutions", data.over_convolutions),
     ):
         found = values.sel(model="minconvlstm")
