@@ -115,22 +115,14 @@ class Convolution:
 
     def _group(self, count: int) -> int:
         """Tiles that go through it together: divided by four, and few enough for all threads to have some."""
-        return min(GROUP, -(-count // (4 * torch.get_num_threads())) * 4)
+        return max(4, min(GROUP, -(-count // (4 * torch.get_num_threads())) * 4))
 
     def forward(self, x: Tensor, u: Tensor, y: Tensor, bias: Tensor | None = None) -> None:
         """Writes y, with a bias [C'], or adds to what is there."""
         count = len(x) * self.seen.tiles
         group = self._group(count)
-        numbers = (
-            self.seen.tiles,
-            count,
-            group,
-            self.into,
-            self.out,
-            u.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-        )
-        work = count * NODES * NODES * self.out
+        work, of_bias = count * NODES * NODES * self.out, 0 if bias is None else bias.data_ptr()
+        numbers = self.seen.tiles, count, group, self.into, self.out, u.data_ptr(), of_bias
         loops.convolve(x.dtype, work, *numbers, self._scratch(x, group), *self.seen(x), *self.given(y))
 
     def backward(
@@ -203,7 +195,8 @@ def dense(x: Tensor) -> Tensor:
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: str, dilation: int) -> tuple[Tensor, Tensor]:
     """y, and what the gradient needs of the weights. One more axis in front of all tensors is as many convolutions."""
-    x, bias, convolution = dense(x), bias.contiguous(), plan(dense(x), weight, padding, dilation)
+    x, bias = dense(x), bias.contiguous()
+    convolution = plan(x, weight, padding, dilation)
     y = x.new_empty(*x.shape[:-1], convolution.out)
     if x.dim() == 4:
         u, back = nodes(weight)

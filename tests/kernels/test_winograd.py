@@ -135,6 +135,16 @@ def test_serves_where_it_is_faster_and_where_it_is_asked_for():
         PaddedConv2d(8, 8, method="fast")
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_frames(cell):
+    layer = CELLS[cell](8, 8, method="winograd")
+    x = torch.zeros(0, 2, 8, 8, 8, requires_grad=True)
+    y, _ = layer(x)
+    grads = torch.autograd.grad(y.sum(), [x, *layer.parameters()])
+    assert y.shape == (0, 2, 8, 8, 8) and not any(grad.any() for grad in grads)
+    assert padded_conv2d(x[:, 0], torch.zeros(8, 8, 3, 3), None, "zeros", 1, 1, "winograd").shape == (0, 8, 8, 8)
+
+
 def test_what_is_not_finite_is_seen():
     x = numbers(1, 8, 8, 8).float()
     x[0, 3, 2, 2] = torch.nan
