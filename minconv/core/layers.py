@@ -115,7 +115,7 @@ def single(*tensors: Tensor) -> bool:
 
 def winograd(x: Tensor, weight: Tensor, dilation: int, method: str) -> ModuleType | None:
     """``minconv.kernels.winograd`` where it serves such tensors, and is faster or asked for."""
-    if method == "direct" or weight.shape[-1] != 3 or not single(x, weight):
+    if method == "direct" or weight.shape[-1] != 3 or 0 in x.shape[2:] or not single(x, weight):
         return None
     module = kernels("winograd")
     return module if module and (method == "winograd" or module.pays(x, weight, dilation)) else None

@@ -47,7 +47,8 @@ def sequence(
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            tensors, kept = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+            saved = ctx.saved_tensors  # once: a checkpoint gives them once
+            tensors, kept = saved[: ctx.count], saved[ctx.count :]
             if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too
                 outputs, back = torch.func.vjp(eager(ctx.option), *tensors)
                 filled = (torch.zeros_like(y) if g is None else g for y, g in zip(outputs, grads, strict=True))

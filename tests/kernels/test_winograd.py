@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from minconv.core.cells import CELLS, MinConvGRU, as_one
 from minconv.core.layers import PADDINGS, PaddedConv2d, constant_weights, padded_conv2d
@@ -143,6 +144,21 @@ def test_no_frames(cell):
     grads = torch.autograd.grad(y.sum(), [x, *layer.parameters()])
     assert y.shape == (0, 2, 8, 8, 8) and not any(grad.any() for grad in grads)
     assert padded_conv2d(x[:, 0], torch.zeros(8, 8, 3, 3), None, "zeros", 1, 1, "winograd").shape == (0, 8, 8, 8)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_frames_without_places_are_refused(cell):
+    with pytest.raises(ValueError, match=r"x must be frames \[N, \d+, H >= 1, W >= 1\]; got"):
+        CELLS[cell](8, 8, method="winograd")(torch.zeros(1, 2, 8, 0, 8))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_layer_as_one_operation_is_checkpointed(cell):
+    layer, x = CELLS[cell](8, 8), numbers(1, 2, 8, 8, 8).float().requires_grad_()
+    grads = []
+    for run in (lambda x: layer(x)[0], lambda x: checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)):
+        grads.append(torch.autograd.grad(run(x).square().sum(), [x, *layer.parameters()]))
+    assert all(map(torch.equal, *grads))
 
 
 def test_what_is_not_finite_is_seen():
