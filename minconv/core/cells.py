@@ -17,7 +17,6 @@ from minconv.core.scan import BACKENDS, GATINGS, gated_scan, kernels, transforme
 from minconv.runtime.checks import choice, whole
 
 State = Tensor | tuple[Tensor, Tensor]
-FUSED = ("gru", "lstm", "explstm")  # the gatings that kernels know
 
 
 def as_one(conv: PaddedConv2d, x: Tensor) -> ModuleType | None:
@@ -57,11 +56,6 @@ class Cell(nn.Module):
         self.in_channels = whole("in_channels", in_channels, 1)
         self.channels = whole("channels", channels, 1)
 
-    @property
-    def weight(self) -> Tensor:
-        """One of the parameters, to whose dtype frames are compared."""
-        return next(self.parameters())
-
     def init_state(self, x: Tensor) -> State:
         """The state before the first frame of x [B, T, C, H, W]: constant, on x's device and in its dtype."""
         return x.new_full(self._state_shape(x), self.initial)
@@ -71,7 +65,7 @@ class Cell(nn.Module):
 
     def _check(self, x: Tensor, state: State | None) -> State:
         """``state``, or the initial one; raises TypeError or ValueError on a misfit."""
-        check_dtype("x", x, self.weight)
+        check_dtype("x", x, next(self.parameters()))
         if x.dim() != 5 or x.shape[1] == 0 or x.shape[2] != self.in_channels:
             raise ValueError(f"x must be [B, T >= 1, {self.in_channels}, H, W]; got {list(x.shape)}")
         initial = self.init_state(x)
@@ -116,7 +110,8 @@ class MinimalCell(Cell):
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, T, C, H, W], state [B, C', H, W] -> y [B, T, C', H, W], new state."""
         h0 = self._check(x, state)
-        if self.backend == "auto" and self.gating in FUSED and (fused := as_one(self.conv, x)):
+        fused = as_one(self.conv, x) if self.backend == "auto" else None
+        if fused and self.gating in fused.GATINGS:
             (h,) = fused.minimal((self.gating, *self.conv.options), x, h0, self.conv.weight, self.conv.bias)
         else:
             h = gated_scan(on_frames(self.conv, x), h0, self.gating, self.backend)

@@ -326,3 +326,17 @@ def test_forward_mode_derivatives_are_of_the_reference_and_refused_elsewhere():
     fast = MinConvLSTM(1, 2, backend="linear").double()
     with pytest.raises(NotImplementedError, match="jvp"):
         torch.func.jvp(lambda x: fast(x)[0], (x,), (along,))
+
+
+def test_a_cell_of_ones_own_may_have_any_parameters():
+    class Scaled(Cell):
+        def __init__(self, in_channels: int, channels: int):
+            super().__init__(in_channels, channels)
+            self.bias = torch.nn.Parameter(torch.zeros(1))
+            self.weight = torch.nn.Parameter(torch.full((1,), 2.0))
+
+        def forward(self, x, state=None):
+            self._check(x, state)
+            return self.weight * x + self.bias, x[:, -1]
+
+    assert (Scaled(2, 2)(torch.ones(1, 1, 2, 3, 3))[0] == 2).all()

@@ -124,10 +124,11 @@ def test_weights_said_not_to_change_are_transformed_once(monkeypatch):
 def test_serves_where_it_is_faster_and_where_it_is_asked_for():
     weight = torch.zeros(8, 8, 3, 3)
     fits = {
-        size: winograd.pays(torch.zeros(1, 8, *size), weight, dilation)
+        (*size, dilation): winograd.pays(torch.zeros(1, 8, *size), weight, dilation)
         for size, dilation in (((16, 16), 1), ((16, 16), 4), ((8, 8), 1), ((5, 5), 1), ((9, 9), 4))
     }
-    assert fits == {(16, 16): True, (8, 8): True, (5, 5): False, (9, 9): False}
+    expected = {(16, 16, 1): True, (16, 16, 4): True, (8, 8, 1): True, (5, 5, 1): False, (9, 9, 4): False}
+    assert fits == expected
     assert not winograd.pays(torch.zeros(1, 1, 16, 16), weight[:, :1], 1)  # one channel: nothing to multiply
     x = numbers(1, 8, 5, 5).float()
     for method, name in (("auto", "Conv"), ("direct", "Conv"), ("winograd", "_Conv")):
