@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d
 
 from minconv.core.cells import CELLS
 from minconv.data import navier_stokes as solver
+from minconv.evaluation.errors import all_errors
 from minconv.evaluation.forecast import Forecaster, rollout
 from minconv.experiments.experiment import Experiment, Setting
 from minconv.experiments.profiles import Profile, get_profile, home
@@ -137,9 +138,9 @@ def _file(split: str, samples: int, frames: int, seed: int, device: str | torch.
 
 
 def _load(profile: Profile, device: torch.device) -> Trajectories:
-    """Trajectories [N, T, 1, 16, 16]."""
+    """Trajectories [N, T, 1, 16, 16]; errors are by time and by trajectory, for intervals of their differences."""
     data = {split: solver.frames(path, device) for split, path in data_files(profile, device).items()}
-    return Trajectories(**data, context=CONTEXT, units=UNITS)
+    return Trajectories(**data, context=CONTEXT, units=UNITS, measure=all_errors)
 
 
 def new_trajectory(number: int, frames: int = SPLITS["test"], seed: int = len(SPLITS) + 1) -> Tensor:
