@@ -31,6 +31,16 @@ def test_profiles_are_sound(name):
         assert pickle.loads(pickle.dumps(runs))[0].folder == runs[0].folder  # they can be trained side by side
 
 
+@pytest.mark.parametrize("name", PROFILES)
+def test_long_sequences_are_sound(name):
+    size, experiment = video.LONG[name], video.long_sequences(name)
+    whole, blocks = experiment.settings.values()
+    assert whole.models.keys() | blocks.models.keys() == size.epochs.keys() == video.HIDDEN.keys() | {"simvp"}
+    assert whole.window + 1 == size.frames and whole.training.horizon == 0
+    assert blocks.window + 1 == video.CONTEXT + video.AHEAD <= size.frames and size.step == 0.15
+    assert experiment.name != video.moving_mnist(name).name and pickle.dumps(experiment.runs("blocks"))
+
+
 @pytest.mark.parametrize("patch", {size.patch for size in video.SIZES.values()})
 def test_models_have_a_million_parameters(patch):
     (name,) = [name for name, size in video.SIZES.items() if size.patch == patch][:1]
@@ -49,6 +59,7 @@ def test_no_digit_of_a_test_sequence_was_trained_on():
     assert not seen & {image.tobytes() for image in test.images} and len(test.images) == 1000
     assert len({data.parameters["seed"] for data in (train, validation, test)}) == 3
     assert (train.shape[1], validation.shape[1], test.shape[1]) == (24, 20, 20)
+    assert [data.shape[1] for data in video.sequences(video.LONG["laptop"])] == [100, 100, 300]
 
 
 @pytest.mark.slow
