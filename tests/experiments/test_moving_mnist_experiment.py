@@ -76,7 +76,9 @@ def test_the_whole_of_it(monkeypatch, tmp_path):
     assert len(read_log(run.folder)) == video.SIZES["smoke"].epochs["minconvlstm"] == 2
     found = experiment.evaluate()
     assert found.mse.dims == ("model", "seed", "lead") and found.lead.values.tolist() == [*range(1, 11)]
-    assert set(found) == {"mse", "mae", "ssim", "ssim_published", "psnr"} and found.attrs["samples"] == 4
+    assert (
+        set(found) == {"mse", "mae", "ssim", "ssim_published", "ssim_gaussian", "psnr"} and found.attrs["samples"] == 4
+    )
     assert found.model.values.tolist() == ["persistence", "black", "minconvlstm", "simvp"]
     assert all(found[name].notnull().all() for name in found)
     truth = experiment.task.test[:, 10:].double()
