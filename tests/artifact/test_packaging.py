@@ -172,7 +172,7 @@ def test_all_is_every_extra():
 
 def test_environment_follows_the_lock():
     whole, launched = (
-        yaml.safe_load((ROOT / name).read_text()) for name in ("environment.yml", "binder/environment.yml")
+        yaml.safe_load((ROOT / name).read_text()) for name in ("environment.yml", ".binder/environment.yml")
     )
     *conda, pip = whole["dependencies"]
     assert (conda, pip) == (["python=3.11", "pip"], {"pip": ["-c requirements.lock", "-e .[all]"]})
@@ -181,7 +181,7 @@ def test_environment_follows_the_lock():
     assert launched == whole | {"dependencies": conda}
     assert re.fullmatch(r"--extra-index-url https://\S+/cpu", index)
     assert [line.replace(" ..", " .").replace("./", "") for line in lines] == pip["pip"]
-    assert all((ROOT / "binder" / re.sub(r"^-. |\[.*", "", line)).exists() for line in lines)
+    assert all((ROOT / ".binder" / re.sub(r"^-. |\[.*", "", line)).exists() for line in lines)
 
 
 def test_continuous_integration_runs_on_every_python():
