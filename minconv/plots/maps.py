@@ -295,7 +295,7 @@ class _Scale:
         self.signed, self.arrows = signed, clipped(values, self.low, self.high)
         chosen = np.ndim(levels) == 0
         if chosen:
-            levels = MaxNLocator(whole("levels", levels, least=1)).tick_values(self.low, self.high)
+            levels = MaxNLocator(whole("levels", levels, least=1), steps=(1, 2, 5, 10)).tick_values(self.low, self.high)
         steps = np.diff(levels)
         self.every = f", contours every {steps[0]:g}" if steps.size and np.allclose(steps, steps[0]) else ""
         # 0 would wind through all that is small
