@@ -72,6 +72,14 @@ def test_frames_are_fields_and_absolute_errors():
     assert (errors.vmin, errors.vmax) == (0, np.max(expected[4:]))
 
 
+@pytest.mark.parametrize("times", [(5, 20, 21, 50), (1, 5, 10, 20, 21, 30, 40, 50)])
+def test_labels_of_short_bars_do_not_meet(times):
+    fig = plots.frames_strip(strip(("truth", "convlstm"), times), context=20, errors=True)
+    fig.draw_without_rendering()
+    first, second = (bar.ax.yaxis.label.get_window_extent() for bar in bars(fig))
+    assert second.y1 < first.y0 and second.y0 >= 0 and first.y1 <= fig.bbox.height
+
+
 def test_statistics_are_medians_over_the_samples():
     shown = figure("flow_statistics").axes[1].lines[0]
     np.testing.assert_allclose(shown.get_ydata(), samples.flow().correlation.isel(grid=0).median("sample"))
