@@ -19,7 +19,7 @@ from minconv.plots.scores import (
     score_curves,
     skill,
     training_curves,
-    zonal_error,
+    zonal_ratio,
 )
 from minconv.plots.style import BACKENDS, SETTINGS, STYLE
 from minconv.plots.timing import solver_convergence, timing

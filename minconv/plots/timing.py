@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from minconv.plots.axes import legend_above, lengths_axis, lines_by, log_axes, note
+from minconv.plots.axes import legend_above, lengths_axis, letters, lines_by, log_axes, note
 from minconv.plots.style import GUIDE, PAGE, SCHEMES, STYLE
 from minconv.runtime.checks import needs
 
@@ -47,28 +47,30 @@ def solver_convergence(schemes: Mapping[str, Mapping[str, Any]]) -> Figure:
 def timing(data: xr.Dataset) -> Figure:
     """A training step of every model by sequence length: time, speed-up, time over its convolutions', peak memory.
 
+    Time and memory are those of a frame, which differ less by length than by model.
+
     Args:
         data: ``training`` (seconds), ``training_speedup`` (over the fastest ConvLSTM) and ``over_convolutions`` (the
             step's time over that of its direct convolutions alone) over (model, T[, quartile]); ``memory``, bytes over
             (model, T).
     """
     panels = {
-        "training": ("training step (ms)", 1e3, "log"),
-        "training_speedup": ("speed-up over the\nfastest ConvLSTM", 1, "linear"),
-        "over_convolutions": ("training step / its convolutions", 1, "linear"),
-        "memory": ("peak memory (MiB)", 2**-20, "log"),
+        "training": ("training step (ms / frame)", "log"),
+        "training_speedup": ("speed-up over the\nfastest ConvLSTM", "linear"),
+        "over_convolutions": ("training step / its convolutions", "linear"),
+        "memory": ("peak memory (MiB / frame)", "log"),
     }
     needs("data", data, list(panels), ("model", "T"))
-    fig, axes = plt.subplots(2, 2, figsize=(PAGE, 5), sharex=True)
-    for ax, (name, (label, unit, scale)) in zip(axes.flat, panels.items(), strict=True):
-        lines_by(ax, data[name] * unit, "model", "T", STYLE)
-        ax.set_ylabel(label)
-        lengths_axis(ax)
+    data = data.assign(training=1e3 * data.training / data["T"], memory=2**-20 * data.memory / data["T"])
+    fig, axes = plt.subplots(2, 2, figsize=(PAGE, 5.2))
+    for ax, (name, (label, scale)) in zip(axes.flat, panels.items(), strict=True):
+        lines_by(ax, data[name], "model", "T", STYLE)
+        ax.set(xlabel="sequence length T (frames)", ylabel=label)
+        lengths_axis(ax, data["T"])
         if scale == "log":
             log_axes(ax)
         else:  # quotients
             ax.axhline(1, **GUIDE)
-    for ax in axes[-1]:
-        ax.set_xlabel("sequence length T (frames)")
+    letters(axes.flat)
     legend_above(fig, axes.flat[0])
     return fig

@@ -1,6 +1,7 @@
 """Trajectories and forecasts of the flow: frames, films, spectra, statistics."""
 
 import io
+import textwrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,6 +16,8 @@ from minconv.evaluation.errors import PHASES
 from minconv.plots.axes import axis_label, clipped, largest, legend_above, lines_by, words
 from minconv.plots.style import COLUMN, PAGE, SCHEMES, STYLE
 from minconv.runtime.checks import needs, positive, whole
+
+LETTER = 0.085  # inches of a colour bar's label
 
 
 def frames_strip(
@@ -164,8 +167,10 @@ def _show(fig: Figure, axes: np.ndarray, pictures: np.ndarray, label: str, **col
         image = ax.imshow(frame, interpolation="nearest", **colours)
         if not np.isfinite(frame).all():
             ax.text(0.5, 0.5, "not\nfinite", transform=ax.transAxes, ha="center", va="center", fontsize=7)
-    if len(axes) == 1:
-        label = label.replace(" (", "\n(")
+    room = len(axes) * fig.get_figheight() / axes[0, 0].get_gridspec().nrows  # a longer label would meet the next one
+    if len(label) * LETTER > room:
+        parts = label.replace(" (", "\n(").split("\n")
+        label = "\n".join(textwrap.fill(part, max(8, round(room / LETTER))) for part in parts)
     arrows = clipped(pictures, *image.get_clim())
     fig.colorbar(image, ax=axes, label=label, extend=arrows, aspect=12 * len(axes), pad=0.01, fraction=0.05)
 
