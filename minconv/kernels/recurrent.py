@@ -140,7 +140,8 @@ def _lstm_gradient(options: Options, grads: Any, tensors: Any, kept: Any) -> Any
     states = [dense(h0), *_at(h, *size)]
     befores = [_flat(c0), *c.unbind(1)]
     for t in reversed(range(x.shape[1])):
-        _call(loops.lstm_backward, gates[:, t], befores[t], befores[t + 1], grad[:, t], by_gates[:, t], by_h, by_c)
+        at = gates[:, t], befores[t], befores[t + 1], grad[:, t], by_gates[:, t]
+        _call(loops.lstm_backward, *at, by_h, by_c, by_h)
         of_h.backward(states[t], by_gates[:, t].unflatten(1, size), by_h.unflatten(1, size))
     return _collected(of_x, of_h, inputs, by_gates, size, by_h, by_c)
 
@@ -189,7 +190,7 @@ def _gru_gradient(options: Options, grads: Any, tensors: Any, kept: Any) -> Any:
     befores = [_flat(h0), *h.unbind(1)]
     for t in reversed(range(x.shape[1])):
         at = by_gates[:, t], by_news[:, t]
-        _call(loops.gru_backward, gates[:, t], news[:, t], befores[t], grad[:, t], *at, by_h)
+        _call(loops.gru_backward, gates[:, t], news[:, t], befores[t], grad[:, t], *at, by_h, by_h)
         new_h.backward(resets[:, t].unflatten(1, size), at[1].unflatten(1, size), by_reset.unflatten(1, size))
         _call(loops.gru_reset_backward, gates[:, t], befores[t], at[0], by_reset, by_h)
         of_h.backward(befores[t].unflatten(1, size), at[0].unflatten(1, size), by_h.unflatten(1, size))

@@ -5,7 +5,7 @@ Rows are the C numbers of one place. Gates are those before sigmoid and tanh, wh
 
 from minconv.kernels.compiled import Kernel, exp, fetch, inlined, integers, load, pointer, real, share, size_of, store
 
-COMPILED = "050d1f9b"  # the digest of compiled.py, see there
+COMPILED = "a300a155"  # the digest of compiled.py, see there
 
 
 @inlined
@@ -29,7 +29,7 @@ def _row(args, k, b, p, like):
 
 
 BATCH, PLACES, CHANNELS = range(3)
-FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH = range(3, 24, 3)
+FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH = range(3, 27, 3)
 
 
 @Kernel
@@ -52,8 +52,8 @@ def lstm_forward(like):
 
 @Kernel
 def lstm_backward(like):
-    """The same back: gates, c before, c, gradient by h from outside, gradients by the gates; and those by h and c,
-    which turn from what comes from the next frame to what goes to the one before: by c, and 0 for h."""
+    """The same back: gates, c before, c, gradient by h from outside, gradients by the gates; those by h and c from the
+    next frame, of which that by c becomes what goes to the one before; and where that by h is to be 0."""
     args = integers(like)
     places, width = load(args, PLACES), load(args, CHANNELS)
     first, last = share(load(args, BATCH) * places)
@@ -62,6 +62,7 @@ def lstm_backward(like):
         gates, before = _row(args, FIRST, b, p, like), _row(args, SECOND, b, p, like)
         c, grad, grads = _row(args, THIRD, b, p, like), _row(args, FOURTH, b, p, like), _row(args, FIFTH, b, p, like)
         by_h, by_c = _row(args, SIXTH, b, p, like), _row(args, SEVENTH, b, p, like)
+        of_h = _row(args, EIGHTH, b, p, like)
         for n in range(width):
             g, i = _tanh(load(gates, n)), _sigmoid(load(gates, width + n))
             f, o = _sigmoid(load(gates, 2 * width + n)), _sigmoid(load(gates, 3 * width + n))
@@ -72,7 +73,7 @@ def lstm_backward(like):
             store(1, grads, width + n, d * g * i * (one - i))
             store(2, grads, 2 * width + n, d * load(before, n) * f * (one - f))
             store(3, grads, 3 * width + n, e * t * o * (one - o))
-            store(4, by_h, n, real(0, e))
+            store(4, of_h, n, real(0, e))
             store(5, by_c, n, d * f)
 
 
@@ -107,7 +108,7 @@ def gru_forward(like):
 @Kernel
 def gru_backward(like):
     """The same back: gates, candidate, h before, gradient by h from outside, gradients by the gates (z of them) and by
-    the candidate; and that by h, which turns from what comes from the next frame to what goes to the one before."""
+    the candidate; that by h from the next frame; and what of it goes to the one before."""
     args = integers(like)
     places, width = load(args, PLACES), load(args, CHANNELS)
     first, last = share(load(args, BATCH) * places)
@@ -116,13 +117,13 @@ def gru_backward(like):
         gates, candidate = _row(args, FIRST, b, p, like), _row(args, SECOND, b, p, like)
         before, grad = _row(args, THIRD, b, p, like), _row(args, FOURTH, b, p, like)
         grads, by_candidate = _row(args, FIFTH, b, p, like), _row(args, SIXTH, b, p, like)
-        by_h = _row(args, SEVENTH, b, p, like)
+        by_h, of_h = _row(args, SEVENTH, b, p, like), _row(args, EIGHTH, b, p, like)
         for n in range(width):
             z, t, old = _sigmoid(load(gates, n)), _tanh(load(candidate, n)), load(before, n)
             e, one = load(grad, n) + fetch(2, by_h, n), real(1, z)
             store(0, grads, n, e * (t - old) * z * (one - z))
             store(1, by_candidate, n, e * z * (one - t * t))
-            store(2, by_h, n, e * (one - z))
+            store(2, of_h, n, e * (one - z))
 
 
 @Kernel

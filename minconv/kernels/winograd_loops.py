@@ -29,7 +29,7 @@ from minconv.kernels.compiled import (
     vector_part,
 )
 
-COMPILED = "050d1f9b"  # the digest of compiled.py, see there
+COMPILED = "a300a155"  # the digest of compiled.py, see there
 
 POINTS = A, B = 5 / 8, 3 / 2
 NODES = 6  # of a line of a tile
@@ -344,7 +344,8 @@ def convolve(like):
 @Kernel
 def gradients(like):
     """Of COUNT frames, grad_x += B [(A dy A') U'] B' and grad_U' += (A dy A')' (B' d B), with U' [36, C', C_]; one
-    grad_U' for each thread that has frames, of which there are BIAS that were not written to before (or 0)."""
+    grad_U' for each thread that has frames, of which there are BIAS that were not written to before (or 0). What has
+    no address (0) is left out."""
     args = integers(like)
     tiles, count, group = load(args, TILES), load(args, COUNT), load(args, GROUP)
     into, out, size = load(args, INTO), load(args, OUT), size_of(like)
@@ -368,21 +369,25 @@ def gradients(like):
     for start in range(first * tiles, last * tiles, group):
         some = min(group, last * tiles - start)
         for t in range(some):
-            at = v + t * of_v * size
-            _read(TILE, 6, args, X, start + t, tiles, at, plane_v, lines, step, zeros, into, like)
             at = m + t * of_m * size
             _read(FRAME_GRADIENT, 4, args, Y, start + t, tiles, at, plane_m, lines, step, zeros, out, like)
-        for k in range(NODES * NODES):
-            of_v_k, of_m_k = v + k * plane_v, m + k * plane_m
-            adds, to = start > first * tiles or not fresh, of_u + k * rows * of_v * size
-            _multiply(adds, of_m_k, 1, of_m, of_v_k, to, rows, some, of_v, like)
-            u = load(args, WEIGHT_AT) + k * out * of_v * size
-            _multiply(False, of_m_k, of_m, 1, u, of_v_k, -(-some // 4) * 4, out, of_v, like)
-        for t in range(some):
-            at = v + t * of_v * size
-            _write(
-                TILE_GRADIENT, 6, ADD, args, GRAD_X, start + t, tiles, at, plane_v, lines, step, spare, at, into, like
-            )
+        if load(args, GRAD_WEIGHT):
+            for t in range(some):
+                at = v + t * of_v * size
+                _read(TILE, 6, args, X, start + t, tiles, at, plane_v, lines, step, zeros, into, like)
+            adds = start > first * tiles or not fresh
+            for k in range(NODES * NODES):
+                to = of_u + k * rows * of_v * size
+                _multiply(adds, m + k * plane_m, 1, of_m, v + k * plane_v, to, rows, some, of_v, like)
+        if load(args, GRAD_X):
+            for k in range(NODES * NODES):
+                u = load(args, WEIGHT_AT) + k * out * of_v * size
+                _multiply(
+                    False, m + k * plane_m, of_m, 1, u, v + k * plane_v, -(-some // 4) * 4, out, of_v, like
+                )
+            for t in range(some):
+                at, to = v + t * of_v * size, start + t
+                _write(TILE_GRADIENT, 6, ADD, args, GRAD_X, to, tiles, at, plane_v, lines, step, spare, at, into, like)
 
 
 FROM, TO, PLANE, KERNELS, WIDTH, LINES, OF_LINES = range(7)

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from minconv.core.cells import CELLS, PEERS, Cell, State, cell_class
 from minconv.core.layers import check_dtype, constant_weights, on_frames
 from minconv.core.scan import transformed
+from minconv.models.closed_loop import as_one
 from minconv.models.norms import residual_norm_of
 from minconv.models.pretrained import Pretrained
 from minconv.runtime.checks import whole
@@ -112,14 +113,22 @@ class Forecaster(Pretrained):
         frames, ahead = self._ahead(frames, horizon)
         with constant_weights():
             prediction, states = self.advance(frames)
-            predictions = [prediction]
-            for step in range(horizon):
-                last = prediction[:, -1:]
-                if ahead is not None:
-                    last = torch.cat([last, ahead[:, step : step + 1]], dim=2)
-                prediction, states = self.advance(last, states)
-                predictions.append(prediction)
-        return torch.cat(predictions, dim=1)
+            if not horizon:
+                return prediction
+            loop = as_one(self, prediction) or self.loop
+            return torch.cat([prediction, loop(prediction[:, -1], states, ahead, horizon)], dim=1)
+
+    def loop(self, prediction: Tensor, states: list[State], ahead: Tensor | None, horizon: int) -> Tensor:
+        """The predictions [B, horizon, C, H, W] after one [B, C, H, W], each made of the one before."""
+        predictions = []
+        for step in range(horizon):
+            last = prediction.unsqueeze(1)
+            if ahead is not None:
+                last = torch.cat([last, ahead[:, step : step + 1]], dim=2)
+            last, states = self.advance(last, states)
+            prediction = last.squeeze(1)
+            predictions.append(prediction)
+        return torch.stack(predictions, dim=1)
 
     def _ahead(self, frames: Tensor, horizon: int) -> tuple[Tensor, Tensor | None]:
         """The T frames seen, and the known channels [B, horizon, K, H, W] of those to come."""
