@@ -16,6 +16,8 @@ from minconv.kernels.compiled import Kernel, call, integers, load, recording, ru
 from minconv.kernels.openmp import barrier, parts
 
 COMPILED = "a300a155"  # the digest of compiled.py, see there
+Memory = Callable[..., Tensor]  # of a shape
+
 ALIGNED = 16  # numbers: a line of the cache
 
 
@@ -28,6 +30,11 @@ def play(like):
         call(load(args, 2 * k + 1), like, load(args, 2 * k + 2))
         if parts() > 1:
             barrier()
+
+
+def empty(size: int) -> Tensor:
+    """An arena."""
+    return torch.empty(size)
 
 
 class Program:
@@ -91,7 +98,7 @@ class Program:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The arena after it was played."""
-        arena = torch.empty(self.size)
+        arena = empty(self.size)
         bases = np.array([*(x.data_ptr() for x in inputs), arena.data_ptr(), 0], dtype=np.int64)
         packed = self.numbers + bases[self.base]
         run(self.kernel, packed.ctypes.data, min(threads(self.work), self.threads))

@@ -3,7 +3,22 @@
 Rows are the C numbers of one place. Gates are those before sigmoid and tanh, which the backward pass forms again.
 """
 
-from minconv.kernels.compiled import Kernel, exp, fetch, inlined, integers, load, pointer, real, share, size_of, store
+from minconv.kernels.compiled import (
+    LANES,
+    Kernel,
+    exp,
+    fetch,
+    inlined,
+    integers,
+    load,
+    pointer,
+    put_part,
+    real,
+    share,
+    size_of,
+    store,
+    vector_part,
+)
 
 COMPILED = "a300a155"  # the digest of compiled.py, see there
 
@@ -145,3 +160,48 @@ def gru_reset_backward(like):
             store(0, grads, width + n, e * load(before, n) * r * (real(1, r) - r))
             store(1, by_reset, n, real(0, r))
             store(2, by_h, n, fetch(2, by_h, n) + e * r)
+
+
+# Rows as they are
+
+
+@Kernel
+def copy(like):
+    """y = x: B, P, n, x, y."""
+    args = integers(like)
+    places, width = load(args, PLACES), load(args, CHANNELS)
+    first, last = share(load(args, BATCH) * places)
+    for number in range(first, last):
+        b, p = divmod(number, places)
+        x, y = _row(args, FIRST, b, p, like), _row(args, SECOND, b, p, like)
+        for n in range(0, width, LANES):
+            count = min(LANES, width - n)
+            put_part(y, n, count, vector_part(x, n, count))
+
+
+@Kernel
+def move(like):
+    """y += x, and x = 0: B, P, n, x, y."""
+    args = integers(like)
+    places, width = load(args, PLACES), load(args, CHANNELS)
+    first, last = share(load(args, BATCH) * places)
+    for number in range(first, last):
+        b, p = divmod(number, places)
+        x, y = _row(args, FIRST, b, p, like), _row(args, SECOND, b, p, like)
+        for n in range(0, width, LANES):
+            count = min(LANES, width - n)
+            put_part(y, n, count, vector_part(y, n, count) + vector_part(x, n, count))
+            put_part(x, n, count, vector_part(x, 0, 0))
+
+
+@Kernel
+def clear(like):
+    """y = 0: B, P, n, y."""
+    args = integers(like)
+    places, width = load(args, PLACES), load(args, CHANNELS)
+    first, last = share(load(args, BATCH) * places)
+    for number in range(first, last):
+        b, p = divmod(number, places)
+        y = _row(args, FIRST, b, p, like)
+        for n in range(0, width, LANES):
+            put_part(y, n, min(LANES, width - n), vector_part(y, 0, 0))

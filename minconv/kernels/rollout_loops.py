@@ -1,4 +1,4 @@
-"""Loops of the closed loop between its layers: encoder and decoder, of a few channels, and norms with their residual sum.
+"""Loops of the closed loop between its layers: encoder and decoder, of a few channels, and norms of residual sums.
 
 Rows are the numbers of one place: tensors [B, P, n], dense along n.
 """
@@ -79,50 +79,8 @@ def narrow(like):
             y[c] = result
 
 
-@Kernel
-def copy(like):
-    """y = x: B, P, n, x, y."""
-    args = integers(like)
-    places, width = load(args, 1), load(args, 2)
-    first, last = share(load(args, 0) * places)
-    for number in range(first, last):
-        b, p = divmod(number, places)
-        x, y = _row(args, 3, b, p, like), _row(args, 6, b, p, like)
-        for n in range(0, width, LANES):
-            count = min(LANES, width - n)
-            put_part(y, n, count, vector_part(x, n, count))
-
-
-@Kernel
-def move(like):
-    """y += x, and x = 0: B, P, n, x, y."""
-    args = integers(like)
-    places, width = load(args, 1), load(args, 2)
-    first, last = share(load(args, 0) * places)
-    for number in range(first, last):
-        b, p = divmod(number, places)
-        x, y = _row(args, 3, b, p, like), _row(args, 6, b, p, like)
-        for n in range(0, width, LANES):
-            count = min(LANES, width - n)
-            put_part(y, n, count, vector_part(y, n, count) + vector_part(x, n, count))
-            put_part(x, n, count, vector_part(x, 0, 0))
-
-
-@Kernel
-def clear(like):
-    """y = 0: B, P, n, y."""
-    args = integers(like)
-    places, width = load(args, 1), load(args, 2)
-    first, last = share(load(args, 0) * places)
-    for number in range(first, last):
-        b, p = divmod(number, places)
-        y = _row(args, 3, b, p, like)
-        for n in range(0, width, LANES):
-            put_part(y, n, min(LANES, width - n), vector_part(y, 0, 0))
-
-
-# Norms of z = x + y: s = (z - mean) / deviation over the places of a channel (PLANE), over all of a frame (FRAME) or over
-# the channels of a place (ROW); then s w + b, with w and b of a place (PLANE) or a channel. Backwards, with g = w grad,
+# Norms of z = x + y: s = (z - mean) / deviation over the places of a channel (PLANE), all of a frame (FRAME) or the
+# channels of a place (ROW); then s w + b, with w and b of a place (PLANE) or a channel. Backwards, with g = w grad,
 #
 #     grad z = (g - mean of g - s * mean of g s) / deviation
 

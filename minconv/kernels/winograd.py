@@ -170,6 +170,11 @@ def _padded(width: int) -> int:
     return -(-width // LANES) * LANES
 
 
+def shapes_of(conv: Convolution) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of U and U' (``nodes``)."""
+    return (NODES**2, conv.into, conv.of_m), (NODES**2, conv.out, conv.of_v)
+
+
 def nodes(weight: Tensor) -> tuple[Tensor, Tensor]:
     """U [36, C, C'_] and U' [36, C', C_] of a weight [C', C, 3, 3], made once where weights are said not to change."""
     kept = layers.kept.derived
@@ -199,6 +204,11 @@ def _nodes_of(kernels: Tensor) -> Tensor:
 def dense(x: Tensor) -> Tensor:
     """[..., C, H, W] as [..., H, W, C], without a copy if channels are dense."""
     return x.movedim(-3, -1).contiguous()
+
+
+def frames_of(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Rows of places [..., HW, C] as [..., C, H, W]."""
+    return rows.unflatten(-2, size).movedim(-1, -3)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: str, dilation: int) -> tuple[Tensor, Tensor]:

@@ -382,9 +382,7 @@ def gradients(like):
         if load(args, GRAD_X):
             for k in range(NODES * NODES):
                 u = load(args, WEIGHT_AT) + k * out * of_v * size
-                _multiply(
-                    False, m + k * plane_m, of_m, 1, u, v + k * plane_v, -(-some // 4) * 4, out, of_v, like
-                )
+                _multiply(False, m + k * plane_m, of_m, 1, u, v + k * plane_v, -(-some // 4) * 4, out, of_v, like)
             for t in range(some):
                 at, to = v + t * of_v * size, start + t
                 _write(TILE_GRADIENT, 6, ADD, args, GRAD_X, to, tiles, at, plane_v, lines, step, spare, at, into, like)

@@ -1,4 +1,4 @@
-"""Where a forecaster's closed loop is one operation on the CPU (``minconv.kernels.rollout``), and with which tensors."""
+"""Where a forecaster's closed loop is one operation on the CPU (``minconv.kernels.rollout``), and of which tensors."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,7 +31,7 @@ class _Plain(nn.Module):
 def as_one(model: nn.Module, prediction: Tensor) -> Callable[..., Tensor] | None:
     """``model.loop`` as one operation, after a prediction [B, T, C, H, W]; None where there is something that it does
     not know, that watches its parts or transforms them."""
-    if transformed() or not single(prediction) or (model.checkpoint and torch.is_grad_enabled()):
+    if transformed() or not len(prediction) or not single(prediction) or (model.checkpoint and torch.is_grad_enabled()):
         return None
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in model.modules()):
         return None
