@@ -27,7 +27,7 @@ from numba.extending import intrinsic, models, overload, register_model
 from torch import Tensor
 
 from minconv.kernels import openmp
-from minconv.kernels.openmp import part, parts
+from minconv.kernels.openmp import barrier, part, parts
 from minconv.runtime.progress import announced
 
 
@@ -139,6 +139,13 @@ def size_of(typingctx: Any, array: Any) -> Any:
         return context.get_constant(types.intp, array.dtype.bitwidth // 8)
 
     return types.intp(array), codegen
+
+
+@inlined
+def together():
+    """Waits for all threads."""
+    if parts() > 1:
+        barrier()
 
 
 @inlined

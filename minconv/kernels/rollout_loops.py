@@ -20,7 +20,7 @@ from minconv.kernels.compiled import (
     vector_part,
 )
 
-COMPILED = "a300a155"  # the digest of compiled.py, see there
+COMPILED = "cc757e55"  # the digest of compiled.py, see there
 
 
 @inlined
@@ -92,90 +92,112 @@ GRAD, GRAD_Z = 10, 13  # and back
 
 
 @inlined
-def _affine(args, kind, k, p, n, count, like):
+def _rows(args, k, b, like):
+    """Of frame b of argument k, where it begins and how far its places are apart, in bytes."""
+    return load(args, k) + b * load(args, k + 1) * size_of(like), load(args, k + 2) * size_of(like)
+
+
+@inlined
+def _at(rows, p, like):
+    return pointer(rows[0] + p * rows[1], like)
+
+
+@inlined
+def _frame(args, backward, b, like):
+    """What is read, s, what is written, and w and b."""
+    if backward:
+        grad = _rows(args, GRAD, b, like)
+        read, to = (grad, grad), _rows(args, GRAD_Z, b, like)
+    else:
+        read, to = (_rows(args, X, b, like), _rows(args, Y, b, like)), _rows(args, RESULT, b, like)
+    return read, _rows(args, S, b, like), to, pointer(load(args, WEIGHT), like), pointer(load(args, SHIFT), like)
+
+
+@inlined
+def _affine(kind, array, p, n, count):
     """w or b of a vector of a place."""
-    array = pointer(load(args, k), like)
     return spread(array[p], vector_part(array, 0, 0)) if kind == PLANE else vector_part(array, n, count)
 
 
 @inlined
-def _part(args, backward, kind, b, p, n, count, like):
+def _part(frame, backward, kind, p, n, count, like):
     """z, or g, of a vector of a place."""
+    x, y = frame[0]
     if backward:
-        return vector_part(_row(args, GRAD, b, p, like), n, count) * _affine(args, kind, WEIGHT, p, n, count, like)
-    return vector_part(_row(args, X, b, p, like), n, count) + vector_part(_row(args, Y, b, p, like), n, count)
+        return vector_part(_at(x, p, like), n, count) * _affine(kind, frame[3], p, n, count)
+    return vector_part(_at(x, p, like), n, count) + vector_part(_at(y, p, like), n, count)
 
 
 @inlined
-def _second(args, backward, kind, b, p, n, count, mean, like):
+def _second(frame, backward, kind, p, n, count, mean, like):
     """(z - mean)^2, or g s."""
-    value = _part(args, backward, kind, b, p, n, count, like)
+    value = _part(frame, backward, kind, p, n, count, like)
     if backward:
-        return value * vector_part(_row(args, S, b, p, like), n, count)
+        return value * vector_part(_at(frame[1], p, like), n, count)
     return (value - mean) * (value - mean)
 
 
 @inlined
-def _finish(args, backward, kind, b, p, n, count, mean, second, scale, like):
+def _finish(frame, backward, kind, p, n, count, mean, second, scale, like):
     """s and the result, or grad z, of a vector of a place."""
-    value, of_s = _part(args, backward, kind, b, p, n, count, like) - mean, _row(args, S, b, p, like)
+    value, of_s = _part(frame, backward, kind, p, n, count, like) - mean, _at(frame[1], p, like)
     if backward:
-        put_part(_row(args, GRAD_Z, b, p, like), n, count, (value - vector_part(of_s, n, count) * second) * scale)
+        put_part(_at(frame[2], p, like), n, count, (value - vector_part(of_s, n, count) * second) * scale)
     else:
         s = value * scale
         put_part(of_s, n, count, s)
-        w, shift = _affine(args, kind, WEIGHT, p, n, count, like), _affine(args, kind, SHIFT, p, n, count, like)
-        put_part(_row(args, RESULT, b, p, like), n, count, s * w + shift)
+        result = s * _affine(kind, frame[3], p, n, count) + _affine(kind, frame[4], p, n, count)
+        put_part(_at(frame[2], p, like), n, count, result)
 
 
 @inlined
 def _over_plane(args, backward, b, n, count, like):
     """A vector of channels at all places."""
-    places = load(args, SIZE)
+    frame, places = _frame(args, backward, b, like), load(args, SIZE)
     scale = pointer(load(args, SCALE) + (b * load(args, WIDTH) + n) * size_of(like), like)
     mean = second = vector_part(scale, 0, 0)
-    share_of_one = spread(np.float32(1) / np.float32(places), mean)
+    of_one = spread(np.float32(1) / np.float32(places), mean)
     for p in range(places):
-        mean = mean + _part(args, backward, PLANE, b, p, n, count, like)
-    mean = mean * share_of_one
+        mean = mean + _part(frame, backward, PLANE, p, n, count, like)
+    mean = mean * of_one
     for p in range(places):
-        second = second + _second(args, backward, PLANE, b, p, n, count, mean, like)
-    second = second * share_of_one
+        second = second + _second(frame, backward, PLANE, p, n, count, mean, like)
+    second = second * of_one
     if not backward:
         put_part(scale, 0, count, second)
         for c in range(count):
             scale[c] = np.float32(1) / np.sqrt(scale[c] + np.float32(EPS))
     factor = vector_part(scale, 0, count)
     for p in range(places):
-        _finish(args, backward, PLANE, b, p, n, count, mean, second, factor, like)
+        _finish(frame, backward, PLANE, p, n, count, mean, second, factor, like)
 
 
 @inlined
 def _over_places(args, backward, kind, b, number, start, stop, first, last, like):
     """Mean and deviation over the places from start to stop; the result at those from first to last."""
-    width = load(args, WIDTH)
+    frame, width = _frame(args, backward, b, like), load(args, WIDTH)
     scale = pointer(load(args, SCALE), like)
     zero = vector_part(scale, 0, 0)
-    share_of_one = np.float32(1) / np.float32((stop - start) * width)
+    of_one = np.float32(1) / np.float32((stop - start) * width)
     mean, second = np.float32(0), np.float32(0)
     for n in range(0, width, LANES):
         count, sums = min(LANES, width - n), zero
         for p in range(start, stop):
-            sums = sums + _part(args, backward, kind, b, p, n, count, like)
+            sums = sums + _part(frame, backward, kind, p, n, count, like)
         mean += total(sums, count)
-    mean *= share_of_one
+    mean *= of_one
     for n in range(0, width, LANES):
         count, sums = min(LANES, width - n), zero
         for p in range(start, stop):
-            sums = sums + _second(args, backward, kind, b, p, n, count, spread(mean, zero), like)
+            sums = sums + _second(frame, backward, kind, p, n, count, spread(mean, zero), like)
         second += total(sums, count)
-    second *= share_of_one
+    second *= of_one
     factor = scale[number] if backward else np.float32(1) / np.sqrt(second + np.float32(EPS))
-    for p in range(first, last):
-        for n in range(0, width, LANES):
-            count = min(LANES, width - n)
-            means = spread(mean, zero), spread(second, zero), spread(factor, zero)
-            _finish(args, backward, kind, b, p, n, count, *means, like)
+    means = spread(mean, zero), spread(second, zero), spread(factor, zero)
+    for n in range(0, width, LANES):
+        count = min(LANES, width - n)
+        for p in range(first, last):
+            _finish(frame, backward, kind, p, n, count, *means, like)
     if not backward:
         scale[number] = factor  # of all who computed it the same
 

@@ -129,9 +129,15 @@ class Convolution:
         """Adds to grad_x, and that is all."""
         count = len(grad) * self.seen.tiles
         group, work = self._group(count), count * NODES * NODES * self.out
-        numbers = self.seen.tiles, len(grad), group, self.into, self.out, back.data_ptr(), 0
-        sides = *self.seen(grad_x), *self.given(grad), *self.seen(grad_x)
-        loops.gradients(grad.dtype, work, *numbers, self._scratch(group), *sides, 0, 0)
+        numbers = self.into, self.out, back.data_ptr(), 0, self._scratch(group)
+        if len(grad) < threads(work):
+            group = min(-(-count // 4) * 4, GROUP * threads(work))
+            v, m = (scratch(NODES * NODES * (group * n + LANES)) for n in (self.of_v, self.of_m))
+            sides = *self.seen(grad_x), *self.given(grad), v.data_ptr(), m.data_ptr()
+            loops.transpose(grad.dtype, work, self.seen.tiles, count, group, *numbers, *sides)
+        else:
+            sides = *self.seen(grad_x), *self.given(grad), *self.seen(grad_x)
+            loops.gradients(grad.dtype, work, self.seen.tiles, len(grad), group, *numbers, *sides, 0, 0)
 
     def backward(
         self, x: Tensor, back: Tensor | None, grad: Tensor, grad_x: Tensor | None, grad_back: Tensor | None = None

@@ -37,9 +37,11 @@ def as_one(model: nn.Module, prediction: Tensor) -> Callable[..., Tensor] | None
         return None
     kinds = [_kind(cell, prediction) for cell in model.cells]
     norms = {_norm(norm) for norm in model.norms}
+    if None in kinds or None in norms or len(norms) > 1:
+        return None
     names = list(_names(model))
     weights = [model.get_submodule(module)._parameters.get(name) for module, name in names]
-    if None in kinds or None in norms or len(norms) > 1 or any(weight is None for weight in weights):
+    if any(weight is None for weight in weights):
         return None
     fused = kernels("rollout") if single(*weights) else None
     return fused and partial(_loop, fused, model, tuple(kinds), norms.pop(), names, weights)
