@@ -13,8 +13,11 @@ from minconv.core.layers import PaddedConv2d, check_padding, single, winograd
 from minconv.core.scan import kernels, transformed
 from minconv.models.norms import ChannelNorm, ResidualNorm
 
-CONVOLUTIONS = {ConvLSTM: ("conv",), ConvGRU: ("conv_gates", "conv_candidate")}
-NAMES = {ConvLSTM: "convlstm", ConvGRU: "convgru"}
+KNOWN = {  # kinds of cells: name and convolutions
+    ConvLSTM: ("convlstm", ("conv",)),
+    ConvGRU: ("convgru", ("conv_gates", "conv_candidate")),
+    MinimalCell: (None, ("conv",)),
+}
 
 
 class _Plain(nn.Module):
@@ -35,34 +38,33 @@ def as_one(model: nn.Module, prediction: Tensor) -> Callable[..., Tensor] | None
         return None
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in model.modules()):
         return None
-    kinds = [_kind(cell, prediction) for cell in model.cells]
-    norms = {_norm(norm) for norm in model.norms}
+    frame = prediction[:, 0]
+    kinds, norms = [_kind(cell, frame) for cell in model.cells], {_norm(norm) for norm in model.norms}
     if None in kinds or None in norms or len(norms) > 1:
         return None
-    names = list(_names(model))
-    weights = [model.get_submodule(module)._parameters.get(name) for module, name in names]
-    if any(weight is None for weight in weights):
+    weights = {
+        f"{path}.{name}": module._parameters.get(name) for path, module in _parts(model) for name in ("weight", "bias")
+    }
+    if any(weight is None for weight in weights.values()) or not single(*weights.values()):
         return None
-    fused = kernels("rollout") if single(*weights) else None
-    return fused and partial(_loop, fused, model, tuple(kinds), norms.pop(), names, weights)
+    fused = kernels("rollout")
+    return fused and partial(_loop, fused, model, tuple(kinds), norms.pop(), weights)
 
 
-def _kind(cell: nn.Module, frames: Tensor) -> tuple[str, str, int] | None:
-    """Kind, padding and dilation of a cell whose frames can be one another's."""
-    kind = next((known for known in (*CONVOLUTIONS, MinimalCell) if type(cell).forward is known.forward), None)
-    if kind is None:
+def _kind(cell: nn.Module, frame: Tensor) -> tuple[str, str, int] | None:
+    """Kind, padding and dilation of a cell, for frames [B, C, H, W]."""
+    known = next((kind for kind in KNOWN if type(cell).forward is kind.forward), None)
+    if known is None:
         return None
-    convs = [getattr(cell, name) for name in CONVOLUTIONS.get(kind, ("conv",))]
-    conv, frame = convs[0], frames[:, 0]
+    name, convs = KNOWN[known][0], [getattr(cell, conv) for conv in KNOWN[known][1]]
     if any(type(conv) is not PaddedConv2d or conv.bias is None for conv in convs):
         return None
     if not all(winograd(frame, conv.weight, conv.dilation, conv.method) for conv in convs):
         return None
-    check_padding(frame, conv.padding, conv.width)
-    if kind is MinimalCell:
-        fused = kernels("recurrent")
-        return (cell.gating, *conv.options) if cell.backend == "auto" and cell.gating in fused.GATINGS[1:] else None
-    return NAMES[kind], *conv.options
+    check_padding(frame, convs[0].padding, convs[0].width)
+    if name is None:
+        name = cell.gating if cell.backend == "auto" and cell.gating in kernels("recurrent").GATINGS[1:] else None
+    return name and (name, *convs[0].options)
 
 
 def _norm(norm: nn.Module) -> str | None:
@@ -70,14 +72,14 @@ def _norm(norm: nn.Module) -> str | None:
     return known.get(type(norm)) if getattr(norm, "eps", None) == 1e-5 else None
 
 
-def _names(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Module and name of every parameter, in the operation's order."""
-    for module in ("encoder", "decoder"):
-        yield from ((module, name) for name in ("weight", "bias"))
-    for number, cell in enumerate(model.cells):
-        for conv in next((names for kind, names in CONVOLUTIONS.items() if isinstance(cell, kind)), ("conv",)):
-            yield from ((f"cells.{number}.{conv}", name) for name in ("weight", "bias"))
-        yield from ((f"norms.{number}", name) for name in ("weight", "bias"))
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules with weights, in the operation's order."""
+    yield "encoder", model.encoder
+    yield "decoder", model.decoder
+    for number, (cell, norm) in enumerate(zip(model.cells, model.norms, strict=True)):
+        for conv in KNOWN[next(kind for kind in KNOWN if isinstance(cell, kind))][1]:
+            yield f"cells.{number}.{conv}", getattr(cell, conv)
+        yield f"norms.{number}", norm
 
 
 def _loop(
@@ -85,17 +87,16 @@ def _loop(
     model: nn.Module,
     kinds: tuple[tuple[str, str, int], ...],
     norm: str,
-    names: list[tuple[str, str]],
-    weights: list[Tensor],
+    weights: dict[str, Tensor],
     prediction: Tensor,
     states: list[State],
     ahead: Tensor | None,
     horizon: int,
 ) -> Tensor:
     flat = [part for state in states for part in (state if isinstance(state, tuple) else (state,))]
-    tensors = [prediction, *([] if ahead is None else [ahead]), *flat, *weights]
+    tensors = [prediction, *([] if ahead is None else [ahead]), *flat, *weights.values()]
     keeps = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    sizes = model.size, model.channels, model.known, weights[0].shape[0]
+    sizes = model.size, model.channels, model.known, len(model.encoder.weight)
     loop = fused.Loop(horizon, len(prediction), *sizes, kinds, norm, model.increment, keeps, torch.get_num_threads())
 
     def plainly(*tensors: Tensor) -> tuple[Tensor]:
@@ -103,7 +104,7 @@ def _loop(
         rest = iter(tensors)
         start, future = next(rest), next(rest) if model.known else None
         before = [tuple(next(rest) for _ in state) if isinstance(state, tuple) else next(rest) for state in states]
-        parameters = {f"model.{module}.{name}": x for (module, name), x in zip(names, rest, strict=True)}
+        parameters = {f"model.{name}": x for name, x in zip(weights, rest, strict=True)}
         return (functional_call(_Plain(model), parameters, (start, before, future, horizon)),)
 
     (frames,) = fused.rollout((loop, plainly), *tensors)

@@ -115,7 +115,8 @@ class Forecaster(Pretrained):
             prediction, states = self.advance(frames)
             if not horizon:
                 return prediction
-            loop = as_one(self, prediction) or self.loop
+            known = type(self).advance is Forecaster.advance
+            loop = (as_one(self, prediction) if known else None) or self.loop
             return torch.cat([prediction, loop(prediction[:, -1], states, ahead, horizon)], dim=1)
 
     def loop(self, prediction: Tensor, states: list[State], ahead: Tensor | None, horizon: int) -> Tensor:

@@ -139,6 +139,20 @@ def test_what_it_does_not_know_goes_frame_by_frame(change):
     torch.testing.assert_close(model(x, 3), predicted, rtol=1e-5, atol=1e-6)
 
 
+class Louder(Forecaster):
+    def advance(self, frames, states=None):
+        prediction, states = super().advance(frames, states)
+        return 2 * prediction, states
+
+
+def test_another_step_of_ones_own_is_taken():
+    torch.manual_seed(1)
+    model = Louder("minconvgru", hidden=9, layers=2, size=(8, 12))
+    x = frames_for(model, 1, 1)
+    once, states = model.advance(x)
+    torch.testing.assert_close(model(x, 1)[:, -1:], model.advance(once[:, -1:], states)[0], rtol=1e-5, atol=1e-6)
+
+
 def test_a_checkpointed_model_keeps_little():
     model = made("minconvlstm", checkpoint=True)
     prediction = model(frames_for(model, 1, 1))
