@@ -1,4 +1,4 @@
-"""Where a forecaster's closed loop is one operation on the CPU (``minconv.kernels.rollout``), and of which tensors."""
+"""A forecaster's closed loop: frame by frame, or as one operation on the CPU (``minconv.kernels.rollout``)."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,21 +20,41 @@ KNOWN = {  # kinds of cells: name and convolutions
 }
 
 
+def frame_by_frame(
+    model: nn.Module, prediction: Tensor, states: list[State], ahead: Tensor | None, horizon: int
+) -> Tensor:
+    """The predictions [B, horizon, C, H, W] after one [B, C, H, W], each made of the one before.
+
+    Args:
+        states: of the layers, after the frame that the prediction was made of.
+        ahead: known channels [B, horizon, K, H, W], or None.
+    """
+    predictions = []
+    for step in range(horizon):
+        last = prediction.unsqueeze(1)
+        if ahead is not None:
+            last = torch.cat([last, ahead[:, step : step + 1]], dim=2)
+        last, states = model.advance(last, states)
+        prediction = last.squeeze(1)
+        predictions.append(prediction)
+    return torch.stack(predictions, dim=1)
+
+
 class _Plain(nn.Module):
-    """The loop frame by frame, as a module of its own for ``functional_call``."""
+    """``frame_by_frame`` as a module, for ``functional_call``."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, *args: Any) -> Tensor:
-        return self.model.loop(*args)
+        return frame_by_frame(self.model, *args)
 
 
 def as_one(model: nn.Module, prediction: Tensor) -> Callable[..., Tensor] | None:
-    """``model.loop`` as one operation, after a prediction [B, T, C, H, W]; None where there is something that it does
-    not know, that watches its parts or transforms them."""
-    if transformed() or not len(prediction) or not single(prediction) or (model.checkpoint and torch.is_grad_enabled()):
+    """``frame_by_frame`` of a model as one operation, after predictions [B, T, C, H, W]; None where there is something
+    that it does not know, that watches its parts or transforms them."""
+    if not single(prediction) or transformed() or not len(prediction) or (model.checkpoint and torch.is_grad_enabled()):
         return None
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in model.modules()):
         return None
