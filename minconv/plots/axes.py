@@ -3,7 +3,7 @@
 import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,12 @@ def lengths_axis(ax: Axes) -> None:
 def note(ax: Axes, text: str, place: tuple[float, float], offset: tuple[float, float], **options: Any) -> None:
     """Small grey words beside a place, ``offset`` in points."""
     ax.annotate(text, place, offset, textcoords="offset points", color="0.35", fontsize=8, **options)
+
+
+def letters(axes: Iterable[Axes]) -> None:
+    """Names the panels of a figure (a), (b), ... at their upper left, for its caption."""
+    for letter, ax in zip("abcdefghi", axes, strict=False):
+        ax.set_title(f"({letter})", loc="left", fontweight="bold")
 
 
 def legend_above(fig: Figure, ax: Axes, title: str = "") -> None:
