@@ -132,7 +132,7 @@ def flow_statistics(data: xr.Dataset) -> Figure:
     """
     needs("data", data, ("deviation",), ("sample", "time"))
     needs("data", data, ("correlation",), ("sample", "lag"))
-    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6))
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8))
     for ax, x, values in zip(axes, ("time", "lag"), (data.deviation, data.correlation), strict=True):
         row = values.rename(sample="repeat").expand_dims(model=["truth"])
         lines_by(ax, row, "model", x, STYLE)

@@ -395,6 +395,8 @@ def test_sample_errors_add_up_to_the_summary():
     for name in metrics.PARTS:
         np.testing.assert_allclose(np.sqrt((found[name] ** 2).mean()), parts[name], rtol=1e-12)
         assert found[name].attrs["units"] == "s-1"
+    both = metrics.all_errors(prediction, truth, 2, "s-1")
+    assert both.equals(metrics.evaluate(prediction, truth, 2).merge(found)) and both.context == 2
 
 
 def test_sample_errors_tell_trajectories_and_parts_apart():
