@@ -89,6 +89,11 @@ class Notebook:
         return ABOUT.get(self.path.stem, About())
 
     @property
+    def name(self) -> str:
+        """Its number and its subject."""
+        return f"{self.number} · {self.title.partition(': ')[0]}"
+
+    @property
     def short(self) -> str:
         """The claim in few words, or what its title says after its subject."""
         return self.about.claim or self.title.partition(": ")[2]
@@ -119,8 +124,7 @@ def short_list(root: Path) -> str:
     cells = []
     for notebook in read_notebooks(root):
         picture, time = _picture(notebook.face(root / "figures"), "figures", 180), _minutes(notebook, root)["laptop"]
-        name = f"{notebook.number} · {notebook.title.partition(': ')[0]}"
-        told = f'<a href="notebooks/{notebook.path.name}">{name}</a>: {notebook.short}' + (
+        told = f'<a href="notebooks/{notebook.path.name}">{notebook.name}</a>: {notebook.short}' + (
             f" <i>{time}</i>" * bool(time)
         )
         cells.append(f'<td width="25%">{picture}<br>{told}</td>')
@@ -132,8 +136,7 @@ def notebook_gallery(root: Path) -> str:
     """notebooks/README.md: picture, title, first sentence of the claim, times and needs of each notebook."""
     lines = ["<table>"]
     for notebook in read_notebooks(root):
-        face, times = notebook.face(root / "figures"), _minutes(notebook, root)
-        told = ", ".join(f"{profile} {time}" for profile, time in times.items() if time) or "not measured"
+        face = notebook.face(root / "figures")
         links = (
             [f"[its figures](../figures/README.md#{_anchor(notebook)})"] if notebook.figures(root / "figures") else []
         )
@@ -142,10 +145,16 @@ def notebook_gallery(root: Path) -> str:
             f'<tr><td width="346">{picture}</td><td>',
             f"**[{notebook.number} · {notebook.title}]({notebook.path.name})**",
             re.match(r".*?(?<=[.!?])(?=\s+[A-Z*]|$)|.*", notebook.claim)[0],
-            " · ".join([f"Time: {told}", f"needs {notebook.about.needs or 'nothing'}", *links]),
+            " · ".join([time_and_needs(notebook, root), *links]),
             "</td></tr>",
         ]
     return "\n\n".join([*filter(None, lines), "</table>"])
+
+
+def time_and_needs(notebook: Notebook, root: Path) -> str:
+    """How long a notebook takes in each profile that was measured, and what it needs."""
+    times = ", ".join(f"{profile} {time}" for profile, time in _minutes(notebook, root).items() if time)
+    return f"Time: {times or 'not measured'} · needs {notebook.about.needs or 'nothing'}"
 
 
 def figure_gallery(root: Path) -> str:

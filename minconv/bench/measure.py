@@ -109,14 +109,15 @@ def training_step(
     """A call that predicts, takes the gradients of the mean square error, and the optimizer's step if there is one.
 
     Args:
-        model: called as ``model(frames, horizon)``.
+        model: called as ``model(frames, horizon)``; one that gives the new frames alone is asked for these.
         frames: [B, T + horizon + 1, C, H, W]: T are shown, all but the first are predicted.
         horizon: closed-loop steps.
     """
     inputs, targets = _shown_and_predicted(frames, horizon)
 
     def step() -> None:
-        (model(inputs, horizon) - targets).square().mean().backward()
+        predicted = model(inputs, horizon)
+        (predicted - targets[:, -predicted.shape[-4] :]).square().mean().backward()
         if optimizer is not None:
             optimizer.step()
         model.zero_grad()  # at the end: gradients are memory of the step

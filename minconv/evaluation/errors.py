@@ -101,6 +101,12 @@ def sample_errors(prediction: Tensor, truth: Tensor, context: int, units: str = 
     return xr.Dataset(variables, attrs={"context": context, "samples": len(truth)})
 
 
+def all_errors(prediction: Tensor, truth: Tensor, context: int, units: str = "1") -> xr.Dataset:
+    """What :func:`evaluate` finds by time, and :func:`sample_errors` by trajectory; arguments and errors as there."""
+    rollouts = prediction, truth, context, units
+    return evaluate(*rollouts).merge(sample_errors(*rollouts))
+
+
 def summary(dataset: xr.Dataset) -> xr.Dataset:
     """RMSE over each part, ``teacher_forced`` and ``closed_loop``: root mean square over its frames.
 

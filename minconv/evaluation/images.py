@@ -14,6 +14,7 @@ from minconv.runtime.checks import positive
 
 PUBLISHED_RANGE = 2.0  # which scikit-image took frames of floats to have, -1 to 1, when the tables were made
 WINDOW = 7  # pixels along an axis of what SSIM looks at
+GAUSSIAN = {"win_size": 11, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
 def mse(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
     return -10 * (p.clamp(0, 1) - t).square().mean((2, 3, 4)).log10()
 
 
-def ssim(prediction: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
+def ssim(prediction: Tensor, truth: Tensor, data_range: float = 1.0, gaussian: bool = False) -> Tensor:
     """Structural similarity (Wang et al. 2004), mean over channels, float64 [B, T] of [B, T, C, H, W].
 
     In a window of 7 x 7 that has equal weights, with the sample covariance and K = 0.01, 0.03; by scikit-image.
@@ -42,15 +43,18 @@ def ssim(prediction: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
     Args:
         data_range: 1 for what frames in [0, 1] have; ``PUBLISHED_RANGE`` for the numbers of the tables, which are
             larger.
+        gaussian: in a window of 11 x 11 with the weights of a Gaussian of 1.5 pixels and the covariance of all, as in
+            the original paper, and in ConvS5's (arXiv 2310.19694).
     """
     from skimage.metrics import structural_similarity  # here, as few who import minconv want it
 
     positive("data_range", data_range)
     p, t = _checked(prediction, truth)
-    if min(p.shape[-2:]) < WINDOW:
-        raise ValueError(f"truth must have {WINDOW} x {WINDOW} pixels or more for SSIM; got {list(t.shape)}")
+    options = GAUSSIAN if gaussian else {"win_size": WINDOW}
+    if min(p.shape[-2:]) < (width := options["win_size"]):
+        raise ValueError(f"truth must have {width} x {width} pixels or more for this SSIM; got {list(t.shape)}")
     pairs = zip(*(x.flatten(0, 1).cpu().numpy() for x in (p.clamp(0, 1), t)), strict=True)
-    found = [structural_similarity(*pair, win_size=WINDOW, data_range=data_range, channel_axis=0) for pair in pairs]
+    found = [structural_similarity(*pair, data_range=data_range, channel_axis=0, **options) for pair in pairs]
     return torch.tensor(found, dtype=torch.float64).view(p.shape[:2])
 
 
@@ -66,7 +70,7 @@ def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") 
 
     Returns:
         Over ``lead``, 1 .. T - context frames: ``mse``, ``mae``, ``ssim`` with a data range of 1, ``ssim_published``
-        with one of 2, and ``psnr``, each the mean over sequences.
+        with one of 2, ``ssim_gaussian``, and ``psnr``, each the mean over sequences.
 
     Raises:
         TypeError, ValueError: frames of another rank, dtype or range, shapes that differ, a bad context.
@@ -78,6 +82,7 @@ def evaluate(prediction: Tensor, truth: Tensor, context: int, units: str = "1") 
         "mae": (mae(p, t), "MAE, sum over a frame", units),
         "ssim": (ssim(p, t), "SSIM", "1"),
         "ssim_published": (ssim(p, t, PUBLISHED_RANGE), "SSIM, data range of 2", "1"),
+        "ssim_gaussian": (ssim(p, t, gaussian=True), "SSIM, Gaussian window", "1"),
         "psnr": (psnr(p, t), "PSNR", "dB"),
     }
     variables = {

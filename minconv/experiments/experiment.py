@@ -95,6 +95,18 @@ class Experiment:
     def task(self) -> Task:
         return self.load(pick_device(self.device))
 
+    def only(self, setting: str, model: str, seed: int) -> "Experiment":
+        """The same with one setting, model and seed of it, kept where the whole keeps it: one number, found again.
+
+        Raises:
+            ValueError: the experiment has no such setting, or that no such model or seed.
+        """
+        found = self.settings[choice("setting", setting, self.settings)]
+        build = found.models[choice("model", model, found.models)]
+        if seed not in found.seeds:
+            raise ValueError(f"seed must be one of {', '.join(map(str, found.seeds))}; got {seed!r}")
+        return replace(self, settings={setting: replace(found, models={model: build}, seeds=(seed,))})
+
     def folder(self, setting: str) -> Path:
         whole = self.profile.folder / "runs" / self.name if isinstance(self.profile, Profile) else self.profile
         return whole / setting

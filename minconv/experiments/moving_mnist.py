@@ -1,4 +1,5 @@
-"""Moving MNIST: ten frames from ten, by models of a million parameters that are trained for the same time.
+"""Moving MNIST: ten frames from ten, and hundreds from a hundred, by models of a million parameters that are trained
+for the same time.
 
 Published tables (OpenSTL, arXiv 2306.11249) are of 60,000 digits, other test sequences and models of 15 to 60 million
 parameters that see 2 million sequences: numbers here, of 4,000 digits, are not to be compared with theirs.
@@ -24,19 +25,23 @@ from minconv.models.patched import Patched
 NAME = "moving_mnist"
 CONTEXT = AHEAD = 10  # frames seen, and forecast
 TRAINING = replace(RECIPE, context=CONTEXT, horizon=AHEAD - 1, noise=0.0)
-HIDDEN = {"convlstm": 59, "minconvlstm": 96, "convs5": 83}  # channels that make a million parameters
+# what makes a million parameters: recurrent layers on patches, and SimVP, which has its own way down, on frames
+HIDDEN = {"convlstm": 59, "minconvlstm": 96, "convs5": 83}
 OPTIONS = {"layers": 4, "padding": "zeros", "norm": "frame"}
+SIMVP = {"hidden": 96, "context": CONTEXT, "size": (64, 64), "hid_s": 16, "n_s": 4, "n_t": 6, "mlp_ratio": 4}
 SPLITS = ("train", "train", "test")  # digits of the sequences to train, validate and test on
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the experiment is in a profile.
+    """How large an experiment is in a profile.
 
     Args:
         samples: sequences to train, validate and test on.
-        epochs: by model, so that each takes about as long, by the seconds of a step on a core (0.50, 0.40, 0.62).
+        epochs: by model, so that each takes about as long.
         frames: of a sequence to train on, from which windows are cut anywhere.
+        given, ahead: frames of a test that are seen, and forecast.
+        step: of a digit's moves.
         patch: pixels along an axis that recurrent layers see as one.
         batch: windows a step.
     """
@@ -44,15 +49,31 @@ class Size:
     samples: tuple[int, int, int]
     epochs: Mapping[str, int]
     frames: int = 100
+    given: int = CONTEXT
+    ahead: int = AHEAD
+    step: float = digits.STEP
     patch: int = 8
     batch: int = 4
 
 
+def _equal(*epochs: int) -> dict[str, int]:
+    return dict(zip((*HIDDEN, "simvp"), epochs, strict=True))
+
+
+# seconds of a step on a core: 0.23, 0.19, 0.47, 0.39
 SIZES = {
-    "smoke": Size((8, 4, 4), {"convlstm": 1, "minconvlstm": 2, "convs5": 1}, frames=24),
-    "laptop": Size((500, 50, 100), {"convlstm": 4, "minconvlstm": 5, "convs5": 3}),
-    "study": Size((2000, 200, 400), {"convlstm": 10, "minconvlstm": 12, "convs5": 8}),
-    "paper": Size((10_000, 1000, 10_000), {"convlstm": 200, "minconvlstm": 240, "convs5": 160}, patch=4, batch=16),
+    "smoke": Size((8, 4, 4), _equal(1, 2, 1, 1), frames=24),
+    "laptop": Size((500, 50, 100), _equal(4, 5, 2, 2)),
+    "study": Size((2000, 200, 400), _equal(10, 12, 5, 6)),
+    "paper": Size((10_000, 1000, 10_000), _equal(200, 240, 100, 120), patch=4, batch=16),
+}
+# and of a hundred frames at once: 0.32, 0.19, 0.30; of a block of SimVP's 0.11
+_long = partial(Size, given=100, step=digits.LONG_STEP, batch=1)
+LONG = {
+    "smoke": _long((8, 2, 2), _equal(1, 1, 1, 1), frames=24, given=24, ahead=24),
+    "laptop": _long((200, 16, 16), _equal(2, 3, 2, 6), ahead=200),
+    "study": _long((500, 32, 64), _equal(6, 10, 6, 18), ahead=400),
+    "paper": _long((10_000, 100, 1000), _equal(20, 34, 21, 60), frames=300, ahead=1200, patch=4),
 }
 
 
@@ -70,27 +91,49 @@ def _black(frames: Tensor, horizon: int = 0) -> Tensor:
 
 
 def moving_mnist(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
-    """ConvLSTM, MinConvLSTM and ConvS5 on patches of 64 x 64 frames, with the recipe."""
+    """ConvLSTM, MinConvLSTM and ConvS5 on patches of 64 x 64 frames, and SimVP on the frames, with the recipe."""
     profile = get_profile(profile)
     size = SIZES[profile.name]
+    training = replace(TRAINING, epochs=size.epochs["convlstm"], batch=size.batch)
+    settings = {"recipe": Setting(training, _builds(size.patch), profile.seeds, OPTIONS, size.epochs)}
+    return Experiment(NAME, profile, settings, partial(_load, size), device)
+
+
+def long_sequences(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
+    """The same models, trained on whole sequences of a hundred frames with teacher forcing, as ConvS5 has it
+    (arXiv 2310.19694), to go on by themselves for hundreds more; SimVP on blocks, ten frames from ten."""
+    profile = get_profile(profile)
+    size = LONG[profile.name]
+    builds = _builds(size.patch)
+    blocks = {"simvp": builds.pop("simvp")}
+    training = replace(TRAINING, epochs=size.epochs["convlstm"], batch=size.batch)
+    whole = replace(training, context=size.frames - 1, horizon=0)
+    settings = {
+        "whole sequences": Setting(whole, builds, profile.seeds, OPTIONS, size.epochs),
+        "blocks": Setting(training, blocks, profile.seeds, epochs=size.epochs),
+    }
+    return Experiment(f"{NAME}_long", profile, settings, partial(_load, size), device)
+
+
+def _builds(patch: int) -> dict[str, Callable[[int], nn.Module]]:
     builds: dict[str, Callable[[int], nn.Module]] = {
         name: partial(
-            build_model, replace(named(name), build=partial(Patched, name)), hidden=hidden, patch=size.patch, **OPTIONS
+            build_model, replace(named(name), build=partial(Patched, name)), hidden=hidden, patch=patch, **OPTIONS
         )
         for name, hidden in HIDDEN.items()
     }
-    training = replace(TRAINING, epochs=size.epochs["convlstm"], batch=size.batch)
-    settings = {"recipe": Setting(training, builds, profile.seeds, OPTIONS, size.epochs)}
-    return Experiment(NAME, profile, settings, partial(_load, size), device)
+    return builds | {"simvp": partial(build_model, "simvp", padding="zeros", **SIMVP)}
 
 
 def sequences(size: Size) -> list[digits.MovingMNIST]:
     """To train, validate and test on; the seed is the place in this list."""
-    frames = (size.frames, CONTEXT + AHEAD, CONTEXT + AHEAD)
-    sets = enumerate(zip(SPLITS, size.samples, frames, strict=True))
-    return [digits.MovingMNIST(digits.digits(split), *shape, seed=seed) for seed, (split, *shape) in sets]
+    test = size.given + size.ahead
+    sets = enumerate(zip(SPLITS, size.samples, (size.frames, min(size.frames, test), test), strict=True))
+    return [
+        digits.MovingMNIST(digits.digits(split), *shape, seed=seed, step=size.step) for seed, (split, *shape) in sets
+    ]
 
 
 def _load(size: Size, device: torch.device) -> Video:
     train, validation, test = sequences(size)
-    return Video(train, validation, test.all().to(device), CONTEXT, measure=images.evaluate)
+    return Video(train, validation, test.all().to(device), size.given, measure=images.evaluate)

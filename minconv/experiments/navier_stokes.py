@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d
 
 from minconv.core.cells import CELLS
 from minconv.data import navier_stokes as solver
+from minconv.evaluation.errors import all_errors
 from minconv.evaluation.forecast import Forecaster, rollout
 from minconv.experiments.experiment import Experiment, Setting
 from minconv.experiments.profiles import Profile, get_profile, home
@@ -38,6 +39,7 @@ class Size:
         less: what of all trainings differs from the paper's.
         adam: models that are trained with the recipe and Adam.
         ablations: which of them; none means all.
+        as_long: epochs of ``RIVALS`` that take about as long as ConvLSTM's ``epochs``.
     """
 
     samples: tuple[int, int, int]
@@ -48,14 +50,16 @@ class Size:
     less: Mapping[str, int] = field(default_factory=dict)
     adam: tuple[str, ...] = ("minconvlstm",)
     ablations: tuple[str, ...] = ()
+    as_long: tuple[int, int] = (1, 4)
 
 
+RIVALS = ("convs5", "simvp")  # models of other papers
 SMALL = ("recipe, short", "Adam", "4 layers, no dilation")
 SIZES = {
     "smoke": Size((3, 2, 2), 2, 1, 3, (2, 61), {"context": 5, "horizon": 2}, ablations=SMALL),
-    "laptop": Size((64, 16, 32), 8, 2, 11, ablations=SMALL),
-    "study": Size((64, 16, 32), 20, 4, 27, adam=tuple(CELLS)),
-    "paper": Size((1000, 50, 200), 30, 4, 40, adam=tuple(CELLS)),
+    "laptop": Size((64, 16, 32), 8, 2, 11, ablations=SMALL, as_long=(4, 40)),
+    "study": Size((64, 16, 32), 20, 4, 27, adam=tuple(CELLS), as_long=(10, 100)),
+    "paper": Size((1000, 50, 200), 30, 4, 40, adam=tuple(CELLS), as_long=(15, 150)),
 }
 
 
@@ -109,6 +113,19 @@ def longer(profile: str | Profile | None = None, device: str = "auto") -> Experi
     return replace(whole, settings={f"recipe, {size.longer} epochs": recipe})
 
 
+def rivals(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
+    """ConvS5 and SimVP at the size of the cells, trained as they are: as published, with the recipe, and with the
+    recipe for about as long as ConvLSTM takes for its epochs."""
+    whole = navier_stokes(profile, device)
+    size = SIZES[whole.profile.name]
+    settings = {
+        name: setting(whole.settings[name].training, whole.profile.seeds, RIVALS, **whole.settings[name].options)
+        for name in ("published", "recipe")
+    }
+    settings["recipe, as long"] = replace(settings["recipe"], epochs=dict(zip(RIVALS, size.as_long, strict=True)))
+    return replace(whole, settings=settings)
+
+
 def data_files(profile: Profile, device: str | torch.device = "auto") -> dict[str, Path]:
     """The files of the profile's training, validation and test sets, generated where they are not there yet."""
     sets = zip(SPLITS.items(), SIZES[profile.name].samples, strict=True)
@@ -121,9 +138,9 @@ def _file(split: str, samples: int, frames: int, seed: int, device: str | torch.
 
 
 def _load(profile: Profile, device: torch.device) -> Trajectories:
-    """Trajectories [N, T, 1, 16, 16]."""
+    """Trajectories [N, T, 1, 16, 16]; errors are by time and by trajectory, for intervals of their differences."""
     data = {split: solver.frames(path, device) for split, path in data_files(profile, device).items()}
-    return Trajectories(**data, context=CONTEXT, units=UNITS)
+    return Trajectories(**data, context=CONTEXT, units=UNITS, measure=all_errors)
 
 
 def new_trajectory(number: int, frames: int = SPLITS["test"], seed: int = len(SPLITS) + 1) -> Tensor:

@@ -65,8 +65,8 @@ def _recurrent(cell: str, minimal: bool, *channels: int) -> Model:
 
 
 def _simvp(hidden: int, **options: Any) -> SimVP:
-    """For frames of 16 x 16 that others see 20 of: what is published for larger ones, with few channels."""
-    shape = {"context": 20, "size": (16, 16), "hid_s": 4, "n_s": 2, "n_t": 3, "mlp_ratio": 2}
+    """For frames of 16 x 16 on a torus that others see 20 of: what is published for larger ones, with few channels."""
+    shape = {"context": 20, "size": (16, 16), "hid_s": 4, "n_s": 2, "n_t": 3, "mlp_ratio": 2, "padding": "circular"}
     return SimVP(hid_t=hidden, **shape | options)
 
 

@@ -28,6 +28,20 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 LEAST = 0.01  # rate of stochastic depth in the first block, whatever ``drop_path``
 
 
+class Conv(nn.Conv2d):
+    """A convolution with zeros around the frame, as published, or on a ``torus``, however far it reaches."""
+
+    torus = False
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.torus:
+            return super()._conv_forward(x, weight, bias)
+        for dim, reach in zip((-2, -1), self.padding, strict=True):
+            size = x.shape[dim]
+            x = x.index_select(dim, torch.arange(-reach, size + reach, device=x.device) % size)
+        return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+
+
 class ConvSC(nn.Module):
     """SiLU(GroupNorm(convolution)) of [N, C, H, W], with two groups.
 
@@ -38,7 +52,7 @@ class ConvSC(nn.Module):
     def __init__(self, into: int, out: int, kernel: int, mode: str):
         super().__init__()
         stride, blocks = 1 + (mode == "down"), 4 if mode == "up" else 1
-        self.conv = nn.Conv2d(into, blocks * out, kernel, stride, (kernel - stride + 1) // 2)
+        self.conv = Conv(into, blocks * out, kernel, stride, (kernel - stride + 1) // 2)
         self.shuffle = nn.PixelShuffle(2) if mode == "up" else nn.Identity()
         self.norm = nn.GroupNorm(2, out)
         nn.init.trunc_normal_(self.conv.weight, std=0.02)
@@ -64,11 +78,11 @@ class GatedBlock(nn.Module):
         self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
         self.enter, self.leave = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
         # depthwise, together about a kernel of 21
-        self.near = nn.Conv2d(width, width, 5, padding=2, groups=width)
-        self.far = nn.Conv2d(width, width, 7, padding=9, dilation=3, groups=width)
+        self.near = Conv(width, width, 5, padding=2, groups=width)
+        self.far = Conv(width, width, 7, padding=9, dilation=3, groups=width)
         self.gate = nn.Conv2d(width, 2 * width, 1)
         self.widen, self.narrow = nn.Conv2d(width, wide, 1), nn.Conv2d(wide, width, 1)
-        self.mix = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.mix = Conv(wide, wide, 3, padding=1, groups=wide)
         for conv in [module for module in self.children() if isinstance(module, nn.Conv2d)]:
             cells = conv.out_channels * conv.weight[0, 0].numel() / conv.groups
             nn.init.normal_(conv.weight, std=math.sqrt(2 / cells))
@@ -110,7 +124,7 @@ class Inception(nn.Module):
         self.enter = nn.Conv2d(into, inner, 1)
         self.branches = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(inner, out, k, padding=k // 2, groups=groups), nn.GroupNorm(groups, out), nn.LeakyReLU(0.2)
+                Conv(inner, out, k, padding=k // 2, groups=groups), nn.GroupNorm(groups, out), nn.LeakyReLU(0.2)
             )
             for k in (3, 5, 7, 11)
         )
@@ -164,6 +178,7 @@ class SimVP(Pretrained):
         drop_path: of ``gsta``: in training a branch is left out with a probability that goes linearly from 0.01 in the
             first block to this in the last, as published: with 0 all but the last have some. None is none at all.
         k_enc, k_dec: odd kernels of encoder and decoder.
+        padding: of every kernel: ``zeros`` as published, or ``circular`` for frames of a torus.
 
     Raises:
         TypeError, ValueError: an argument is not allowed, or frames do not fit; the message names it.
@@ -184,6 +199,7 @@ class SimVP(Pretrained):
         k_enc: int = 3,
         k_dec: int = 3,
         ahead: int | None = None,
+        padding: str = "zeros",
     ):
         super().__init__()
         numbers = {"channels": channels, "context": context, "hid_s": hid_s, "hid_t": hid_t, "n_s": n_s, "n_t": n_t}
@@ -203,6 +219,7 @@ class SimVP(Pretrained):
             raise ValueError(f"ahead must be at most context, {context}; got {ahead}")
         self.channels, self.context, self.size = channels, context, tuple(size)
         self.config = numbers | {"size": self.size, "translator": translator, "drop_path": drop_path, "ahead": ahead}
+        self.config["padding"] = choice("padding", padding, ("zeros", "circular"))
         modes = ["plain", "down"] * (n_s // 2)
         self.encoder = nn.ModuleList(
             ConvSC(hid_s if n else channels, hid_s, k_enc, mode) for n, mode in enumerate(modes)
@@ -215,6 +232,9 @@ class SimVP(Pretrained):
         back = [{"down": "up"}.get(mode, mode) for mode in reversed(modes)]
         self.decoder = nn.ModuleList(ConvSC(hid_s, hid_s, k_dec, mode) for mode in back)
         self.readout = nn.Conv2d(hid_s, channels, 1)
+        for module in self.modules():
+            if isinstance(module, Conv):
+                module.torus = padding == "circular"
 
     def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
         """The frames after those seen.

@@ -1,12 +1,15 @@
 """Figures and their numbers as files."""
 
+import html
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from IPython.display import display
 from matplotlib.figure import Figure
 
 from minconv.runtime.files import atomic, claim_room, write_json
@@ -26,7 +29,8 @@ def save(
     """Writes name.pdf, name.png and the numbers ``data`` with their provenance; each file whole or not at all.
 
     The numbers become name.json (7 digits; what is not finite as "nan", "inf"), and where an xarray object has more
-    than 20,000 values, or dates or durations, name.nc (float32). The same figure gives the same bytes.
+    than 20,000 values, or dates or durations, name.nc (float32). The same figure gives the same bytes. A notebook shows
+    the figure where this is called, and below it its caption with a number.
 
     Returns:
         The three paths.
@@ -44,6 +48,7 @@ def save(
     for path, metadata in zip(paths, ({"CreationDate": None, "Title": caption or name}, None), strict=True):
         with atomic(path) as temporary:
             fig.savefig(temporary, metadata=metadata)
+    _show(fig, name, caption)
     if isinstance(data, xr.DataArray):
         data = data.to_dataset(name=data.name or name)
     json, netcdf = folder / f"{name}.json", folder / f"{name}.nc"
@@ -59,6 +64,19 @@ def save(
     write_json(json, _plain(origin | (data.to_dict() if isinstance(data, xr.Dataset) else dict(data))))
     netcdf.unlink(missing_ok=True)
     return [*paths, json]
+
+
+def _show(fig: Figure, name: str, caption: str) -> None:
+    """Shows a figure with its caption; without one, or outside a notebook, it is left to matplotlib."""
+    if caption and plt.get_backend().endswith("inline"):
+        number = _numbers.setdefault(name, len(_numbers) + 1)  # a cell that runs again keeps it
+        display(fig)
+        # as HTML alone, which a replay of the notebook does not compare: a caption names the data, which may be others
+        display({"text/html": f"<p><em>Figure {number}. {html.escape(caption)}</em></p>"}, raw=True)
+        plt.close(fig)  # or it would show again at the end of its cell
+
+
+_numbers: dict[str, int] = {}  # of figures with captions, in the order in which this process first saved them
 
 
 def _is_large_or_dated(data: xr.Dataset) -> bool:

@@ -1,16 +1,20 @@
 """What produced a result: versions, hardware, git revision. Kept beside every data set, run and figure."""
 
+import os
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from minconv.runtime.device import pick_device
 
 PACKAGES = ("minconv", "torch", "numpy", "xarray", "lightning-fabric")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @cache
@@ -32,20 +36,24 @@ def hardware(device: str | torch.device = "cpu") -> str:
     """The device's name in words, such as ``NVIDIA H200`` or ``Intel Xeon, 2 threads``."""
     if pick_device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    except OSError:
-        pass
     threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' * (threads > 1)}"
+    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, str]:
-    """Versions, hardware, system and git revision as plain strings, ready for JSON or file attributes."""
+    """Versions, hardware, system and git revision as plain strings, ready for JSON or file attributes.
+
+    Of ``cores``, those that this process may use of those that there are. What the machine does not tell is "unknown".
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    given = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
     found = {
         "hardware": hardware(device),
+        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "cores": f"{usable or 'unknown'} of {os.cpu_count() or 'unknown'}",
+        "memory": _memory(),
+        "blas": _blas(),
+        "threads": ", ".join([f"{torch.get_num_threads()} of torch", *given]),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
@@ -61,3 +69,31 @@ def package_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _processor() -> str:
+    """The name of the processor, as the system has it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine() or "unknown"
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
+    except (AttributeError, OSError, ValueError):
+        return "unknown"
+
+
+@cache
+def _blas() -> str:
+    """The libraries of linear algebra that torch and NumPy were built with."""
+    built = torch.__config__.show()
+    library = re.search(r"BLAS_INFO=(\w+)", built)
+    version = re.search(r"Math Kernel Library Version ([\w.]+)", built)
+    words = [found[1] for found in (library, version) if found]
+    numpys = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
+    others = [str(numpys[key]) for key in ("name", "version") if key in numpys]
+    return f"{' '.join(words) or 'unknown'} of torch, {' '.join(others) or 'unknown'} of numpy"

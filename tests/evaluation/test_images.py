@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import beside
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, conv2d
 
 from minconv.data.moving_mnist import MovingMNIST, digits
 from minconv.evaluation.baselines import persistence
@@ -74,6 +74,22 @@ def test_ssim_is_its_formula(data_range):
     torch.testing.assert_close(ssim(p, t, data_range), expected, rtol=1e-9, atol=1e-12)
 
 
+def test_ssim_in_a_gaussian_window_is_its_formula():
+    p, t = frames(2, 3, 2, 12, 15).double(), frames(2, 3, 2, 12, 15, seed=1).double()
+    weights = torch.exp(-(torch.arange(-5.0, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
+    kernel = (weights[:, None] * weights / weights.sum() ** 2)[None, None]
+
+    def mean(x):
+        return conv2d(x.flatten(0, 2)[:, None], kernel).view(*x.shape[:3], 2, 5)
+
+    var_p, var_t, both = (mean(x * y) - mean(x) * mean(y) for x, y in ((p, p), (t, t), (p, t)))
+    means = (2 * mean(p) * mean(t) + 1e-4) / (mean(p) ** 2 + mean(t) ** 2 + 1e-4)
+    expected = (means * (2 * both + 9e-4) / (var_p + var_t + 9e-4)).mean((2, 3, 4))
+    torch.testing.assert_close(ssim(p, t, gaussian=True), expected, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="truth must have 11 x 11 pixels or more for this SSIM"):
+        ssim(p[..., :10], t[..., :10], gaussian=True)
+
+
 def test_the_tables_ssim_is_the_larger():
     truth = frames(1, 1, 1, 64, 64)
     blurred = avg_pool2d(truth[0], 3, stride=1, padding=1)[None]
@@ -82,7 +98,7 @@ def test_the_tables_ssim_is_the_larger():
 
 
 def test_scores_of_a_rollout_are_by_lead_from_the_first_frame_not_seen():
-    truth = frames(5, 9, 1, 8, 8)
+    truth = frames(5, 9, 1, 12, 12)
     found = evaluate(rollout(persistence, truth, 4), truth, 4)
     assert found.lead.values.tolist() == [1, 2, 3, 4, 5] and found.attrs == {"context": 4, "samples": 5}
     last = truth[:, 3:4].expand(-1, 5, -1, -1, -1)
@@ -91,6 +107,7 @@ def test_scores_of_a_rollout_are_by_lead_from_the_first_frame_not_seen():
         "mae": mae(last, truth[:, 4:]),
         "ssim": ssim(last, truth[:, 4:]),
         "ssim_published": ssim(last, truth[:, 4:], PUBLISHED_RANGE),
+        "ssim_gaussian": ssim(last, truth[:, 4:], gaussian=True),
         "psnr": psnr(last, truth[:, 4:]),
     }
     assert set(found) == set(expected)
@@ -134,7 +151,7 @@ def test_rejects():
     for wrong in (255 * x, x - 1):
         with pytest.raises(ValueError, match=r"truth must be in \[0, 1\]; got"):
             mse(x, wrong)
-    with pytest.raises(ValueError, match="7 x 7 pixels or more for SSIM"):
+    with pytest.raises(ValueError, match="7 x 7 pixels or more for this SSIM"):
         ssim(x[..., :6], x[..., :6])
     with pytest.raises(ValueError, match="data_range must be above 0 and finite; got 0"):
         ssim(x, x, 0)

@@ -90,3 +90,21 @@ def test_home_and_what_a_profile_says_of_itself(monkeypatch, tmp_path):
     assert home() == tmp_path
     assert str(PROFILES["study"]) == "profile study, which the text describes"
     assert "too short to learn" in str(PROFILES["smoke"]) and "the text describes study" in str(PROFILES["laptop"])
+
+
+def test_one_setting_model_and_seed_alone(experiment):
+    one = experiment.only("short", "one cell", seed=2)
+    one.train()
+    (run,) = one.runs()["one cell"]
+    assert (
+        run == experiment.runs("short")["one cell"][1] and not experiment.runs("short")["one cell"][0].folder.exists()
+    )
+    found = one.evaluate()
+    assert found.model.values.tolist() == ["persistence", "one cell"] and found.seed.values.tolist() == [2]
+    for wrong, message in {
+        ("long", "one cell", 2): "setting must be one of short; got 'long'",
+        ("short", "two cells", 2): "model must be one of convolution, one cell; got 'two cells'",
+        ("short", "one cell", 3): "seed must be one of 1, 2; got 3",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            experiment.only(*wrong)

@@ -248,6 +248,16 @@ def test_incepu_with_other_groups_runs():
     assert model(frames(2, 3), 4).shape == (2, 5, 2, 8, 12)
 
 
+@pytest.mark.parametrize("translator", ["gsta", "incepu"])
+def test_no_place_of_a_torus_is_special(translator):
+    """However far kernels reach: the widest of gSTA sees ten cells to every side of latents of 4 x 6."""
+    x = frames(1, 4)
+    for padding, alike in (("circular", True), ("zeros", False)):
+        model = make(translator=translator, padding=padding)
+        moved, beside = model(x.roll((2, 4), (-2, -1)), 2), model(x, 2).roll((2, 4), (-2, -1))
+        assert torch.allclose(moved, beside, rtol=0, atol=1e-12) == alike
+
+
 def test_initial_values():
     torch.manual_seed(0)
     model = SimVP(1, 10, (16, 16), hid_s=32, hid_t=64, n_s=4, n_t=2)
@@ -348,6 +358,7 @@ def test_single_precision(translator):
         ({"translator": "incepu", "hid_t": 17}, ValueError, "must be multiples of 8 where hid_t // 2 is; got 17"),
         ({"translator": "incepu", "context": 5}, ValueError, "must be multiples of 8 where hid_t // 2 is; got 20"),
         ({"channels": 1.5}, TypeError, "channels must be a whole number"),
+        ({"padding": "sphere"}, ValueError, "padding must be one of zeros, circular; got 'sphere'"),
     ],
 )
 def test_options(options, error, message):

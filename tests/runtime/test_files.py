@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import signal
 import stat
 import subprocess
@@ -222,6 +223,30 @@ def test_provenance_is_plain_text():
     assert {"hardware", "system", "python", "numpy", "git_revision"} <= set(found)
     threads = torch.get_num_threads()
     assert f"{threads} thread{'s' if threads > 1 else ''}" == found["hardware"].rpartition(", ")[2]
+
+
+def test_provenance_tells_what_rounds_and_what_is_fast(monkeypatch):
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    found = provenance.provenance()
+    assert found["hardware"].startswith(found["processor"].rpartition(", ")[0])
+    assert found["processor"].endswith(torch.backends.cpu.get_cpu_capability())
+    assert re.fullmatch(r"\d+ of \d+", found["cores"]) and re.fullmatch(r"\d+ GB", found["memory"])
+    assert re.fullmatch(r"(?!unknown).+ of torch, (?!unknown).+ of numpy", found["blas"])
+    assert found["threads"].startswith(f"{torch.get_num_threads()} of torch") and "POLICY" not in found["threads"]
+    assert "MKL_NUM_THREADS=3" in found["threads"]
+
+
+def test_what_the_machine_does_not_tell_is_unknown(monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: int("none"))
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(torch.__config__, "show", lambda: "another build")
+    provenance._blas.cache_clear()
+    found = provenance.provenance()
+    provenance._blas.cache_clear()
+    assert (found["memory"], found["cores"]) == ("unknown", "unknown of unknown")
+    assert found["blas"].startswith("unknown of torch, ")
 
 
 def test_packages_that_are_missing_are_said_to_be(monkeypatch):
