@@ -119,8 +119,7 @@ def test_the_solver():
     )
     name = "notebooks/02_navier_stokes.ipynb"
     said(f"its error is a {round(error[1] / error[0], -3):,.0f}th of that", name)
-    assert 6.5 < seconds[1] / seconds[0] < 7.5
-    said("in a seventh of the time", name)
+    said(f"it is {seconds[1] / seconds[0]:.0f} times as fast", name)
 
 
 def test_how_trainings_end_and_how_long_they_take():
