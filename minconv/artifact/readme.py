@@ -1,4 +1,7 @@
-"""What pages say of the committed numbers, notebooks and figures: ``python -m minconv.artifact.readme [--check]``."""
+"""What pages and notebooks say of the committed numbers, notebooks and figures, made from them.
+
+``python -m minconv.artifact.readme [--check]`` writes it, or tells what is out of date.
+"""
 
 import argparse
 import sys
@@ -7,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minconv.artifact import gallery, tables
+from minconv.artifact.navigation import with_navigation
 from minconv.artifact.times import ROOT
 from minconv.runtime.files import atomic, read_json
 
@@ -64,7 +68,7 @@ def updated(page: str, regions: Mapping[str, str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrites the pages, or with ``--check`` returns 1 where one is out of date; exits 2 on bad input."""
+    """Rewrites pages and notebooks, or with ``--check`` returns 1 where one is out of date; exits 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m minconv.artifact.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is out of date")
     parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="of the repository")
@@ -80,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 new = updated(old, texts)
             if new != old:
                 changed[path] = new
+        notebooks = with_navigation(options.root)
+        changed |= {path: text for path, text in notebooks.items() if text != path.read_text(encoding="utf-8")}
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if options.check:

@@ -13,7 +13,7 @@ import torch
 from minconv.artifact.fingerprint import fingerprint
 from minconv.artifact.options import parse
 from minconv.artifact.publish import NotebookError, code_cells, modified, publish, read_notebook, recorded
-from minconv.artifact.times import NOTEBOOKS, ROOT, clock, numbered, read_times, tell
+from minconv.artifact.times import NOTEBOOKS, ROOT, clock, numbered, read_times
 from minconv.experiments.profiles import get_profile, home
 from minconv.runtime.device import pick_device
 from minconv.runtime.files import lock, write_json
@@ -74,13 +74,13 @@ def run_one(path: Path, output: Path, profile: str, found: str, resume: str = ""
 
 
 def record_times(folder: Path, results: Path, profile: str) -> None:
-    """Writes how long the notebooks took, and the set-up where run_all.sh has just made it, where they are told."""
+    """Writes how long the notebooks took, and the set-up where run_all.sh has just made it, to times.json."""
     known = read_times(folder)
     set_up = os.environ.get("MINCONV_SET_UP") or known.get(profile, {}).get("set_up")
     seconds = {path.stem: recorded(results / "notebooks" / path.name)["seconds"] for path in numbered(folder)}
     known[profile] = {"hardware": hardware(pick_device()), "notebooks": seconds, "set_up": set_up and float(set_up)}
     write_json(folder / "times.json", known)
-    tell(folder)
+    print("Recorded; python -m minconv.artifact.readme tells them on pages and in notebooks.", flush=True)
 
 
 def reason(given: str | None) -> str:

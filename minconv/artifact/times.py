@@ -17,8 +17,10 @@ def numbered(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
 
 
-def how_long(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> str:
-    """How long a notebook, or the set-up and all notebooks of ``folder``, take in each profile, and on what hardware.
+def durations(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> dict[str, str]:
+    """How long a notebook, or the set-up and all of ``folder``, take, in words by profile.
+
+    "not measured" where one of them was not.
 
     Args:
         notebook: its number or name, such as ``5``, ``"05"`` or ``"05_rollouts"``; None for all.
@@ -26,14 +28,6 @@ def how_long(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> str
     Raises:
         ValueError: there is no such notebook.
     """
-    known = read_times(folder)
-    machines = "; ".join(dict.fromkeys(known[profile]["hardware"] for profile in PROFILES if profile in known))
-    times = ", ".join(f"{profile} {time}" for profile, time in durations(notebook, folder).items())
-    return times + (f" (on {machines})" if machines else "")
-
-
-def durations(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> dict[str, str]:
-    """The times of :func:`how_long` in words by profile; "not measured" where one that is asked for was not."""
     names = [path.stem for path in numbered(folder)]
     chosen = [name for name in names if notebook is None or str(notebook).zfill(2) in (name, name[:2])]
     if not chosen:
@@ -46,16 +40,6 @@ def durations(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> di
             seconds.append(times.get("set_up"))
         found[profile] = "not measured" if None in seconds else clock(sum(seconds))
     return found
-
-
-def tell(folder: Path = NOTEBOOKS) -> None:
-    """Writes how long each notebook takes as the last line of its first cell."""
-    for path in numbered(folder):
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        cell = notebook["cells"][0]
-        kept = "".join(cell["source"]).partition("\n\n*How long:")[0]
-        cell["source"] = f"{kept}\n\n*How long: {how_long(path.stem, folder)}.*".splitlines(keepends=True)
-        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_times(folder: Path = NOTEBOOKS) -> dict[str, Any]:

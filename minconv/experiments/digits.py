@@ -33,6 +33,7 @@ REVIVING = 3e-3  # learning rate of Adam for these
 ABOUT = {
     "misread": {"long_name": "digits misread", "units": "%"},
     "dead": {"long_name": "channels that are dead", "units": "%"},
+    "rate": {"long_name": "learning rate"},
 }
 
 
@@ -229,7 +230,7 @@ def _table(scores: Callable[..., Mapping[str, Any]], **over: Iterable[Any]) -> x
     dims = {name: (*over, *["epoch"] * (values.ndim - 1)) for name, values in found.items()}
     return xr.Dataset(
         {name: (dims[name], values.reshape(*shape, *values.shape[1:]), ABOUT[name]) for name, values in found.items()},
-        over,
+        {name: (name, values, ABOUT.get(name, {})) for name, values in over.items()},
     )
 
 

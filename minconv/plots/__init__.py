@@ -10,7 +10,7 @@ from minconv.plots.activations import activation_curves, activation_dots
 from minconv.plots.bottoms import depth_maps, inversion_errors, place_maps
 from minconv.plots.save import save
 from minconv.plots.scan import scan_accuracy, scan_schematic, scan_speed
-from minconv.plots.scores import climate, score_curves, skill, training_curves, zonal_error
+from minconv.plots.scores import climate, score_curves, skill, training_curves, zonal_ratio
 from minconv.plots.settings import (
     directions,
     error_curves,

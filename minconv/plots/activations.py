@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from minconv.plots.axes import axis_label, legend_above, lines_by, log_axes
+from minconv.plots.axes import axis_label, legend_above, letters, lines_by, log_axes
 from minconv.plots.style import ACTIVATIONS, MEAN, PAGE
 from minconv.runtime.checks import choice, needs
 
@@ -18,9 +18,9 @@ def activation_curves(panels: Mapping[str, xr.DataArray], log: bool = False) -> 
     Args:
         panels: by title, over (activation, x) with any name for x, and over seeds where there are several: their mean
             and, as a band, extremes; activations are those of :data:`ACTIVATIONS`.
-        log: logarithmic axes, with ticks where x is.
+        log: logarithmic axes, with ticks where x is, and one scale of y for all.
     """
-    fig, axes = plt.subplots(1, len(panels), figsize=(PAGE, 3.1), squeeze=False)
+    fig, axes = plt.subplots(1, len(panels), figsize=(PAGE, 3.1), squeeze=False, sharey=log)
     for ax, (title, values) in zip(axes[0], panels.items(), strict=True):
         along = next((str(dim) for dim in getattr(values, "dims", ()) if dim not in ("activation", "seed")), "x")
         seeds = ("seed",) if "seed" in getattr(values, "dims", ()) else ()
@@ -34,6 +34,8 @@ def activation_curves(panels: Mapping[str, xr.DataArray], log: bool = False) -> 
         else:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_ylim(min(0, ax.get_ylim()[0]), None)
+    if len(panels) > 1:
+        letters(axes[0])
     legend_above(fig, axes[0, 0])
     return fig
 
@@ -59,5 +61,6 @@ def activation_dots(panels: Mapping[str, xr.DataArray]) -> Figure:
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
     axes[0, 0].plot([], [], "o", color="0.5", label="one seed")
     axes[0, 0].plot([], [], **MEAN, label="mean over seeds")
+    letters(axes[0])
     legend_above(fig, axes[0, 0])
     return fig

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
 from minconv.evaluation.compare import spread
 from minconv.plots.style import STYLE
@@ -60,10 +60,10 @@ def log_axes(ax: Axes, along: str = "y") -> None:
             axis.set_minor_formatter(NullFormatter())
 
 
-def lengths_axis(ax: Axes) -> None:
-    """Sequence lengths along x, at powers of two written out."""
+def lengths_axis(ax: Axes, measured: xr.DataArray | None = None) -> None:
+    """Sequence lengths along x, written out: those that were ``measured``, or powers of two."""
     ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_locator(LogLocator(2, numticks=8))
+    ax.xaxis.set_major_locator(LogLocator(2, numticks=8) if measured is None else FixedLocator(measured.values))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
 
@@ -100,13 +100,13 @@ def titled(title: str, *data: xr.Dataset | xr.DataArray) -> str:
 
 
 def lead_words(lead: np.timedelta64) -> str:
-    """A lead time in words: 6 h, 1 day, 3 days."""
+    """A lead time in words: 6 h, 1 day, 1.5 days."""
     if not isinstance(lead, np.timedelta64):
         raise ValueError(f"lead_time must be timedelta64; got {lead!r}")
     hours = float(lead / np.timedelta64(1, "h"))
-    if hours == 0 or hours % 24:
+    if hours < 24:
         return f"{hours:g} h"
-    return f"{hours / 24:g} {'day' if hours == 24 else 'days'}"
+    return f"{hours / 24:.4g} {'day' if hours == 24 else 'days'}"
 
 
 def words(name: Any) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from minconv.plots.axes import axis_label, clipped, largest, legend_above, lines_by, log_axes
+from minconv.plots.axes import axis_label, clipped, largest, legend_above, letters, lines_by, log_axes
 from minconv.plots.style import PAGE, STENCILS
 from minconv.runtime.checks import needs, positive
 
@@ -80,6 +80,7 @@ def inversion_errors(panels: Mapping[str, xr.DataArray]) -> Figure:
         ax.set_xticks([], minor=True)
     log_axes(axes[0, 0])
     axes[0, 0].set_ylabel(axis_label(next(iter(panels.values())).assign_attrs(long_name="RMSE"), "RMSE"))
+    letters(axes[0])
     legend_above(fig, axes[0, 0])
     return fig
 

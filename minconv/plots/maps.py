@@ -1,17 +1,18 @@
-"""Fields and forecasts on maps, and forecasts by a slider, for which cartopy is needed.
+"""Fields and forecasts on maps, and forecasts that move, for which cartopy is needed.
 
 A grid has ascending ``lat`` (degrees north) and ``lon`` (degrees east). Its cells are drawn as they are, from edge to
 edge, so that a global grid has neither a hole at the pole nor a seam; contours are drawn through their centres.
 Coastlines are Natural Earth's (1:110 million) of ``minconv/plots/natural_earth``: after this import, cartopy's
 ``ax.coastlines("110m")`` needs no network.
 
-Every figure has a title, and says where its data are from when they have an attribute ``source``. Arguments of another
-shape than described raise ValueError, those of another type TypeError.
+Every figure has a title, and says where its data are from when they have an attribute ``source``, and when a forecast
+began whose ``init_time`` is one. Arguments of another shape than described raise ValueError, those of another type
+TypeError.
 """
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ import xarray as xr
 from cartopy.io.shapereader import NEShpDownloader
 from cartopy.mpl.geoaxes import GeoAxes
 from cartopy.util import add_cyclic_point
+from IPython import display, get_ipython
+from IPython.core.pylabtools import print_figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -34,6 +37,7 @@ from PIL import Image
 
 from minconv.data.grid import cell_edges
 from minconv.plots.axes import axis_label, clipped, largest, lead_words, titled, words
+from minconv.plots.films import small
 from minconv.plots.style import PAGE
 from minconv.runtime.checks import choice, needs, positive, whole
 
@@ -47,12 +51,22 @@ PROJECTIONS = {
 SEQUENTIAL = ListedColormap(plt.get_cmap("viridis")(np.linspace(0.3, 0.95, 256)))  # light, for dark coastlines
 LETTER = 0.075  # inches
 PIECE = 3.0  # degrees
-SCREEN = 130  # dots per inch of the slider's pictures
-PREVIEW = 85  # of maps in a notebook, which with a page of them would weigh half a megabyte otherwise
+SCREEN, FILM = 130, 85  # dots per inch of the slider's pictures, and of a film's
+COLOURS = 128  # of a film
 
 _coast = NEShpDownloader.default_downloader()
 _coast.pre_downloaded_path_template = str(COASTLINES).replace("{", "{{").replace("}", "}}")
 cartopy.config["downloaders"]["shapefiles", "natural_earth", "110m", "physical", "coastline"] = _coast
+
+
+class Page(Figure):
+    """A page of maps, which a notebook keeps in 256 colours: as a whole one weighs half a megabyte."""
+
+
+if shell := get_ipython():
+    shell.display_formatter.formatters["image/png"].for_type(
+        Page, lambda page: small(print_figure(page, bbox_inches="tight"))
+    )
 
 
 def forecast_maps(fields: xr.DataArray, **options: Any) -> Figure:
@@ -101,7 +115,8 @@ def field_maps(
         raise ValueError("fields must hold at least one variable over (panel, lat, lon); got an empty dataset")
     variables = [_gridded(values, ("panel",)) for values in variables]
     panels, heading = [words(panel) for panel in variables[0].panel.values], titled(title, *variables, fields)
-    fig, axes = _page(variables[0], projection, [""] * len(variables), panels, heading, bars=len(variables))
+    rows = [f"({letter})" * (len(variables) > 1) for letter, _ in zip("abcdefghi", variables, strict=False)]
+    fig, axes = _page(variables[0], projection, rows, panels, heading, bars=len(variables))
     for line, values in zip(axes, variables, strict=True):
         pictures = values.values
         signed = bool((pictures < 0).any() and (pictures > 0).any()) if diverging is None else diverging
@@ -110,43 +125,73 @@ def field_maps(
     return fig
 
 
+def forecast_film(fields: xr.DataArray, *, milliseconds: int = 500, **options: Any) -> display.Image:
+    """The rows side by side, one lead time after another: an animated PNG, which plays on pages without a kernel, too.
+
+    Args:
+        fields, options: see :func:`forecast_maps`.
+        milliseconds: from one lead to the next.
+    """
+    whole("milliseconds", milliseconds, least=1)
+    leads, picture = _moving(fields, FILM, options)
+    frames = [np.asarray(picture(number)) for number in range(len(leads))]
+    flat = Image.fromarray(np.vstack(frames)).quantize(COLOURS)  # the same few for all: a small file
+    height, width = frames[0].shape[:2]
+    first, *others = (flat.crop((0, top, width, top + height)) for top in range(0, flat.height, height))
+    file = io.BytesIO()
+    first.save(file, "PNG", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return display.Image(file.getvalue(), format="png")
+
+
 def forecast_slider(fields: xr.DataArray, *, milliseconds: int = 500, **options: Any) -> ipywidgets.VBox:
     """The rows side by side at one lead time, which a slider moves or a button plays, for JupyterLab.
 
-    A picture is drawn when its lead is first shown, and kept. Without a browser nothing else happens:
-    :func:`forecast_maps` is the figure for the page.
+    A picture is drawn when its lead is first shown, which is where the slider is let go, and kept. Without a kernel
+    nothing else happens: :func:`forecast_film` is for the page.
 
     Args:
         fields, options: see :func:`forecast_maps`.
         milliseconds: from one lead to the next when played.
     """
     whole("milliseconds", milliseconds, least=1)
+    leads, picture = _moving(fields, SCREEN, options)
+
+    @cache
+    def png(number: int) -> bytes:
+        file = io.BytesIO()
+        picture(number).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
+    image = ipywidgets.Image(value=png(0), format="png", layout={"max_width": "100%"})
+    wide = {"layout": {"width": "30em"}, "continuous_update": False}
+    slider = ipywidgets.SelectionSlider(options=leads, description="lead time", **wide)
+    play = ipywidgets.Play(max=len(leads) - 1, interval=milliseconds)
+    ipywidgets.jslink((play, "value"), (slider, "index"))
+    slider.observe(lambda change: setattr(image, "value", png(change["new"])), "index")
+    return ipywidgets.VBox([ipywidgets.HBox([play, slider]), image])
+
+
+def _moving(
+    fields: xr.DataArray, dpi: int, options: Mapping[str, Any]
+) -> tuple[list[str], Callable[[int], Image.Image]]:
+    """Lead times in words, and what draws the rows side by side at the one of a number."""
     forecast = _Forecast(fields, **options)
-    pictures, leads = forecast.pictures, forecast.leads
     fig, axes = forecast.page([""], forecast.rows)
-    drawn = forecast.paint(fig, axes[0], pictures[:, 0])
-    plt.close(fig)  # or the notebook would show it beside the slider
-    fig.set_dpi(SCREEN)
+    drawn = forecast.paint(fig, axes[0], forecast.pictures[:, 0])
+    plt.close(fig)  # or the notebook would show it besides
+    fig.set_dpi(dpi)
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     fig.set_layout_engine("none")  # the first layout serves all
 
-    @cache
-    def picture(number: int) -> bytes:
-        for drawing, name, values in zip(drawn, forecast.rows, pictures[:, number], strict=True):
+    def picture(number: int) -> Image.Image:
+        for drawing, name, values in zip(drawn, forecast.rows, forecast.pictures[:, number], strict=True):
             drawing.show(values)
-            drawing.ax.set_title(f"{name}, {leads[number]}")
+            drawing.ax.set_title(f"{name}, {forecast.leads[number]}")
         canvas.draw()
-        file = io.BytesIO()
-        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(file, "PNG", compress_level=1)
-        return file.getvalue()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
-    image = ipywidgets.Image(value=picture(0), format="png", layout={"max_width": "100%"})
-    slider = ipywidgets.SelectionSlider(options=leads, description="lead time", layout={"width": "30em"})
-    play = ipywidgets.Play(max=len(leads) - 1, interval=milliseconds)
-    ipywidgets.jslink((play, "value"), (slider, "index"))
-    slider.observe(lambda change: setattr(image, "value", picture(change["new"])), "index")
-    return ipywidgets.VBox([ipywidgets.HBox([play, slider]), image])
+    return forecast.leads, picture
 
 
 def _pieces(edges: np.ndarray, cut: float | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -183,6 +228,13 @@ def _gridded(fields: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
     return fields.transpose(*wanted).astype(float).where(np.isfinite)
 
 
+def _start(fields: xr.DataArray) -> str:
+    """When a forecast began, in words; "" where ``fields`` do not say, or are of several."""
+    if "init_time" not in fields.coords or fields.init_time.ndim:
+        return ""
+    return f"start {str(fields.init_time.values)[:13].replace('T', ' ')} UTC"
+
+
 class _Forecast:
     """What a page and a slider of forecasts share: pictures [row, lead, lat, lon], their scales and their words."""
 
@@ -213,6 +265,7 @@ class _Forecast:
             pictures[1:] -= pictures[0]
             scale = _Scale(pictures[1:], pictures[1:], True, ends, levels)
             self.parts.append((slice(1, None), scale, f"error of {label}"))
+        title = ", ".join(filter(None, (title, _start(fields))))
         self.page = partial(_page, fields, projection, title=titled(title, fields), bars=1 + errors)
 
     def paint(self, fig: Figure, axes: np.ndarray, pictures: np.ndarray) -> list["_Map"]:
@@ -240,10 +293,13 @@ class _Scale:
         else:
             self.low, self.high = float(finite.min()), float(finite.max())
         self.signed, self.arrows = signed, clipped(values, self.low, self.high)
-        if np.ndim(levels) == 0:
-            levels = MaxNLocator(whole("levels", levels, least=1)).tick_values(self.low, self.high)
-            levels = levels[levels != 0] if signed else levels  # 0 would wind through all that is small
-        self.levels = np.asarray(levels, float)
+        chosen = np.ndim(levels) == 0
+        if chosen:
+            levels = MaxNLocator(whole("levels", levels, least=1), steps=(1, 2, 5, 10)).tick_values(self.low, self.high)
+        steps = np.diff(levels)
+        self.every = f", contours every {steps[0]:g}" if steps.size and np.allclose(steps, steps[0]) else ""
+        # 0 would wind through all that is small
+        self.levels = np.asarray([level for level in levels if level or not (chosen and signed)], float)
 
 
 def _page(
@@ -268,7 +324,7 @@ def _page(
     upright = width < aspect * PAGE / len(columns)  # along the map's side, if it is long enough
     height = min(aspect * (PAGE - (0.2 if upright else width)) / len(columns), 2.8)
     size = (PAGE, len(rows) * (height + 0.06) + 0.5 * bars + 0.25 * (1 + bool(title)))
-    options = {"dpi": PREVIEW, "layout": "compressed", "subplot_kw": {"projection": projection}}
+    options = {"FigureClass": Page, "layout": "compressed", "subplot_kw": {"projection": projection}}
     fig, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, **options)
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0, hspace=0)
     for ax in axes.flat:
@@ -278,8 +334,9 @@ def _page(
         ax.spines["geo"].set(linewidth=0.6, color="0.3")
     for ax, name in zip(axes[0], columns, strict=True):
         ax.set_title(name)
+    turned = 90 * (upright and width > 0.3)  # three letters need no turning
     for ax, name in zip(axes[:, 0], rows, strict=True):  # cartopy's axes have no label
-        ax.text(-0.04, 0.5, name, transform=ax.transAxes, rotation=90 * upright, ha="right", va="center")
+        ax.text(-0.04, 0.5, name, transform=ax.transAxes, rotation=turned, ha="right", va="center")
     if title:
         fig.suptitle(title, fontsize=10)
     return fig, axes
@@ -354,5 +411,5 @@ def _paint(
     flat = pictures.reshape(-1, *pictures.shape[-2:])
     drawn = [_Map(ax, values, fields, scale) for ax, values in zip(axes.flat, flat, strict=True)]
     bar = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.02}
-    fig.colorbar(drawn[0].mesh, ax=axes, label=label, extend=scale.arrows, **bar)
+    fig.colorbar(drawn[0].mesh, ax=axes, label=label + scale.every, extend=scale.arrows, **bar)
     return drawn

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from minconv.plots.axes import legend_above, lengths_axis, letters, lines_by, log_axes, note
 from minconv.plots.style import BACKENDS, BLACK, BLUE, GUIDE, PAGE
@@ -72,7 +72,13 @@ def scan_speed(data: xr.Dataset) -> Figure:
             the bytes that a scan must move.
     """
     needs("data", data, ("forward", "training"), ("backend", "T"))
-    return _scans({"forward": 1e3 * data.forward, "forward + backward": 1e3 * data.training}, "time (ms)")
+    fig = _scans({"forward": 1e3 * data.forward, "forward + backward": 1e3 * data.training}, "time (ms)")
+    for ax in fig.axes:
+        lengths_axis(ax, data["T"])
+    fig.axes[0].yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    fig.axes[0].yaxis.set_major_formatter("{x:g}")
+    letters(fig.axes)
+    return fig
 
 
 def _scans(panels: Mapping[str, xr.DataArray], label: str) -> Figure:

@@ -45,7 +45,7 @@ SCHEMES = (
     style("", "#8F5A00", "s", (0, (4, 1, 1, 1))),
     style("", "0.5", "^", (0, (1, 1))),
 )
-SEASONS = {"DJF": (BLUE, "s"), "MAM": (GREEN, "^"), "JJA": (VERMILION, "o"), "SON": (ORANGE, "D")}
+SEASONS = {"DJF": ("#1B2A6B", "s"), "MAM": ("#117733", "^"), "JJA": ("#CC6677", "o"), "SON": ("#999933", "D")}
 MEAN = {"color": BLACK, "marker": "|", "linestyle": "", "markersize": 13, "markeredgewidth": 1.3}
 SEEN = {"color": "0.93", "linewidth": 0, "zorder": 0}  # behind frames that are predicted from true ones
 GUIDE = {"color": "0.4", "linewidth": 0.8, "zorder": 1}  # a line to read others by

@@ -1,5 +1,6 @@
 """Trajectories and forecasts of the flow: frames, spectra, statistics; and what solving them costs."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ from minconv.plots.axes import (
 )
 from minconv.plots.style import COLUMN, GUIDE, PAGE, SCHEMES, STYLE
 from minconv.runtime.checks import needs, whole
+
+LETTER = 0.085  # inches of a colour bar's label
 
 
 def frames_strip(
@@ -193,8 +196,10 @@ def _show(fig: Figure, axes: np.ndarray, pictures: np.ndarray, label: str, **col
         image = ax.imshow(frame, interpolation="nearest", **colours)
         if not np.isfinite(frame).all():
             ax.text(0.5, 0.5, "not\nfinite", transform=ax.transAxes, ha="center", va="center", fontsize=7)
-    if len(axes) == 1:
-        label = label.replace(" (", "\n(")
+    room = len(axes) * fig.get_figheight() / axes[0, 0].get_gridspec().nrows  # a longer label would meet the next one
+    if len(label) * LETTER > room:
+        parts = label.replace(" (", "\n(").split("\n")
+        label = "\n".join(textwrap.fill(part, max(8, round(room / LETTER))) for part in parts)
     arrows = clipped(pictures, *image.get_clim())
     fig.colorbar(image, ax=axes, label=label, extend=arrows, aspect=12 * len(axes), pad=0.01, fraction=0.05)
 

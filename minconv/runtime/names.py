@@ -9,7 +9,7 @@ from typing import Any
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 # of Tol, for those that stand alone
-WINE, TEAL, MAGENTA, INDIGO, OLIVE = "#882255", "#44AA99", "#AA3377", "#332288", "#808000"
+WINE, VIOLET, MAGENTA, INDIGO, OLIVE = "#882255", "#7B3FA0", "#AA3377", "#332288", "#808000"
 
 
 def style(label: str, color: str, marker: str, linestyle: Any = "-") -> dict[str, Any]:
@@ -30,7 +30,7 @@ STYLE = {
     "minconvlstm_published": style("MinConvLSTM, published code", "#7A4A2B", "8"),
     "half": style("MinConvLSTM, bf16-mixed", "0.45", "X", (0, (1, 1))),
     "cylinder": style("MinConvLSTM, cylinder padding", WINE, "<", (0, (6, 1.5))),
-    "sphere": style("MinConvLSTM, sphere padding", TEAL, ">"),
+    "sphere": style("MinConvLSTM, sphere padding", VIOLET, ">", (0, (4, 1.5))),
     "black": style("Black frames", "0.75", "", (0, (6, 1.5))),
     "persistence": style("Persistence", BLACK, "", (0, (4, 2))),
     "damped persistence": style("Damped persistence", "0.3", "", (0, (4, 1, 1, 1))),

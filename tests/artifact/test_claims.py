@@ -286,6 +286,119 @@ def test_the_stand_in():
     said(f"poleward of 75° by {percent(change[:1])} at one day, and raises it by {percent(change[2:])} from five")
 
 
+WEEK, OWN, REAL = (f"notebooks/{name}.ipynb" for name in ("06_geopotential", "07_air_temperature", "09_real_weather"))
+DAY = np.timedelta64(1, "D")
+
+
+def days(scores: xr.Dataset, holds: xr.DataArray) -> dict[str, list[float]]:
+    """By model, the lead times in days at which something holds."""
+    leads = (scores.lead_time / DAY).values
+    return {name: leads[holds.sel(model=name).values].tolist() for name in holds.model.values}
+
+
+def rmse_by(before: str, after: str, models=("convlstm", "minconvlstm")) -> np.ndarray:
+    """How many times the RMSE of ``before`` that of ``after`` is, of models [model, 1, 3, 5 and 7 days]."""
+    table = [means("geopotential_results", f"rmse_{day}") for day in (1, 3, 5, 7)]
+    return np.array([[column[after, name] / column[before, name] for column in table] for name in models])
+
+
+def test_the_week_of_notebook_6_with_the_recipe():
+    scores, cells = data("geopotential_scores"), list(MODELS)
+    over = beside("geopotential_scores", "ridge regression").sel(model=cells)
+    first = over.isel(lead_time=0)
+    said(f"the five cells' are {percent(first)} larger", WEEK)
+    assert (first > 1).all() and (over.isel(lead_time=-1) > 1).all()
+    useful = {name: found[-1] for name, found in days(scores, scores.acc.mean("seed") > 0.6).items() if found}
+    reach = [useful[name] for name in cells]
+    said(f"stay above 0.6 for {min(reach):g} to {max(reach):g} days, persistence's for two and a quarter", WEEK)
+    assert useful["persistence"] == 2.25
+    steps = rmse_by("no weight decay", "recipe with Adam"), rmse_by("recipe with Adam", "recipe")
+    most, rest = (f"by {found.min():.2f} to {found.max():.2f}" for found in steps)
+    said(f"they multiply the error {most} at one to seven days", WEEK)
+    said(f"does the rest, {rest}.", WEEK)
+    assert (steps[0] < steps[1]).all(), "at every lead"
+    climate = data("geopotential_climate").deviation
+    weaker = (climate.sel(row="minconvlstm") / climate.sel(row="truth")).mean("lat")
+    said(f"standard deviations are {percent(weaker)} below the data's", WEEK)
+    said(f"spots of up to {abs(data('geopotential_bias').bias).max():.0f} m²", WEEK)
+
+
+def test_the_week_of_notebook_6_as_published():
+    scores = data("geopotential_scores_published")
+    rmse, cells = scores.rmse.mean("seed"), list(MODELS)
+    ahead = {base: days(scores, rmse < rmse.sel(model=base)) for base in ("persistence", "climatology")}
+    assert {ahead["persistence"][name][0] for name in cells} == {0.75}
+    assert min(ahead["persistence"][name][-1] for name in cells) == 6
+    said("from 18 hours to six days the models are ahead", WEEK)
+    last = [ahead["climatology"][name][-1] for name in cells]
+    said(f"of climatology for {min(last):g} to {max(last):g} days", WEEK)
+    assert (rmse.sel(model=cells) > rmse.sel(model="ridge regression")).all()
+    change = rmse_by("published", "no weight decay")
+    said(f"Without weight decay MinConvLSTM's error is {percent(change[1])} lower", WEEK)
+    said(f"ConvLSTM's {percent(change[0, :1])} at one day and {percent(change[0, -1:])} higher at seven", WEEK)
+    for day in (1, 3, 5, 7):
+        table = means("geopotential_results", f"rmse_{day}")
+        for setting in ("recipe", "published"):
+            assert min(cells, key=lambda name: table[setting, name]) not in MINIMAL
+    said("No minimal cell is the most accurate, with the recipe or as published.", WEEK)
+
+
+def test_a_series_of_ones_own():
+    ratio = beside("air_temperature_scores", "persistence").sel(model="minconvlstm")
+    whole, before = ratio.isel(lead_time=slice(3, None, 4)), ratio.isel(lead_time=slice(2, None, 4))
+    said(f"by {percent(whole)} at whole days, when the sun is where it was, and by {percent(before)} six hours", OWN)
+    assert (ratio < 1).all() and before.max() < whole.min()
+
+
+def test_real_weather_in_notebook_9():
+    first = beside("real_weather_europe", "ridge regression").isel(lead_time=0)
+    classical = (percent(first.sel(model=[name])) for name in ("convgru", "convlstm"))
+    said("ConvGRU is {} behind ridge regression at one day, ConvLSTM {} and".format(*classical), REAL)
+    said(f"and the minimal cells {percent(first.sel(model=MINIMAL))}", REAL)
+    week = data("real_weather_europe").rmse.mean("seed").sel(model=list(MODELS)).isel(lead_time=-1)
+    said(f"all five are within {gap(week.max() / week.min()):.1f} % of each other", REAL)
+    published = beside("real_weather_published", "persistence").sel(model=["convlstm", "minconvlstm"])
+    assert (abs(published.isel(lead_time=0) - 4 / 3) < 0.05).all()
+    climate = beside("real_weather_published", "climatology").sel(model=["convlstm", "minconvlstm"])
+    assert (climate.isel(lead_time=slice(5)) < 1).all() and (climate.isel(lead_time=slice(5, None)) > 1).all()
+    globe = data("real_weather_globe_scores").rmse.mean("seed").sel(lead_time=DAY)
+    told = {name: [f"{float(value):.0f}" for value in globe.sel(model=name)] for name in ("convlstm", "minconvlstm")}
+    alone, tuned, scratch = told["convlstm"]
+    still = f"{float(globe.sel(model='persistence')[0]):.0f}"
+    said(f"the stand-in alone has {alone} m² s⁻² at one day where persistence has {still}", REAL)
+    said(f"24 days of analyses more make it {tuned}. The same 24 days alone are worth {scratch}", REAL)
+    said("MinConvLSTM has {}, {} and {}.".format(*told["minconvlstm"]), REAL)
+
+
+def test_the_time_of_notebook_4():
+    name, settings = "notebooks/04_timing.ipynb", {}
+    for row in numbers("benchmark")["training"]:
+        about = tuple(row[key] for key in ("T", "horizon", "batch", "grid"))
+        settings.setdefault(about, {})[row["model"]] = {
+            key: row[key]["median"] for key in ("training", "training_speedup", "over_convolutions")
+        }
+    ours = {about: rows["minconvlstm"]["training_speedup"] for about, rows in settings.items()}
+    assert all(1.9 < ours[T, 0, 1, 16] < 2.2 for T in (128, 512))
+    assert round(ours[20, 5, 1, 16], 1) == 1.5 and ours[20, 5, 8, 16] < 1.1
+    paper = {about: rows["convlstm_published"]["training"] for about, rows in settings.items()}
+    gains = {about: paper[about] / rows["minconvlstm"]["training"] for about, rows in settings.items()}
+    assert round(gains[512, 0, 1, 16]) == 5
+    said(f"is {min(gains.values()):.1f} to {max(gains.values()):.0f} times as fast, beside ours", name)
+    said(f"beside ours {min(ours.values()):.2f} to {max(ours.values()):.1f} times", name)
+    assert all(rows["published"]["training_speedup"] < 1 for rows in settings.values())
+    assert all(paper[about] < rows["minconvlstm_published"]["training"] for about, rows in settings.items())
+    log = {about: paper[about] / rows["published"]["training"] for about, rows in settings.items()}
+    assert max(log, key=log.get) == (128, 0, 1, 16) and max(log.values()) < 1.03
+
+    def over(closed: bool) -> str:
+        found = [rows[cell]["over_convolutions"] for about, rows in settings.items() for cell in MODELS
+                 if about[2:] == (1, 16) and bool(about[1]) == closed]  # fmt: skip
+        return f"{min(found):.1f} to {max(found):.1f}"
+
+    said(f"a whole teacher-forced step takes {over(False)} of what PyTorch's", name)
+    said(f"frame by frame on 16 × 16 at batch 1, {over(True)} times as long", name)
+
+
 def test_air_temperature():
     ratio = beside("air_temperature_scores", "damped persistence").sel(model="minconvlstm")
     to_three = ratio.where(ratio.lead_time <= np.timedelta64(3, "D"), drop=True)

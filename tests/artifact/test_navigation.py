@@ -7,7 +7,7 @@ import shutil
 import pytest
 from helpers import ROOT
 
-from minconv.artifact import gallery
+from minconv.artifact import gallery, readme
 from minconv.artifact.fingerprint import fingerprint
 from minconv.artifact.navigation import with_navigation
 from minconv.artifact.publish import code_cells, read_notebook
@@ -83,3 +83,11 @@ def test_nothing_else_changes(root):
         sources = [{cell.id: cell.source for cell in code_cells(notebook)} for notebook in (old, new)]
         assert fingerprint(sources[0], "smoke", {}) == fingerprint(sources[1], "smoke", {})
     assert [(found.title, found.claim, found.saved) for found in gallery.read_notebooks(root)] == claims
+
+
+def test_they_are_written_with_the_pages(root, monkeypatch, capsys):
+    monkeypatch.setattr(readme, "PAGES", {})
+    assert readme.main(["--root", str(root), "--check"]) == 1
+    assert f"{root / 'notebooks' / '00_start.ipynb'} is out of date" in capsys.readouterr().err
+    assert readme.main(["--root", str(root)]) == readme.main(["--root", str(root), "--check"]) == 0
+    assert all(path.read_text(encoding="utf-8") == text for path, text in with_navigation(root).items())

@@ -171,9 +171,28 @@ def test_all_is_every_extra():
 
 
 def test_environment_follows_the_lock():
-    packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert packages == ["python=3.11", "pip", {"pip": ["-c requirements.lock", "-e .[all]"]}]
+    whole, launched = (
+        yaml.safe_load((ROOT / name).read_text()) for name in ("environment.yml", ".binder/environment.yml")
+    )
+    *conda, pip = whole["dependencies"]
+    assert (conda, pip) == (["python=3.11", "pip"], {"pip": ["-c requirements.lock", "-e .[all]"]})
     assert PROJECT["requires-python"] == ">=3.11"
+    index, *lines = launched["dependencies"].pop()["pip"]
+    assert launched == whole | {"dependencies": conda}
+    assert re.fullmatch(r"--extra-index-url https://\S+/cpu", index)
+    assert [line.replace(" ..", " .").replace("./", "") for line in lines] == pip["pip"]
+    assert all((ROOT / ".binder" / re.sub(r"^-. |\[.*", "", line)).exists() for line in lines)
+
+
+def test_continuous_integration_runs_on_every_python():
+    (job,) = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"].values()
+    words = "Programming Language :: Python :: "
+    assert [words + version for version in job["strategy"]["matrix"]["python"]] == [
+        line for line in PROJECT["classifiers"] if line.startswith(words + "3.")
+    ]
+    assert job["steps"][-1]["run"] == ".ci/run" and (ROOT / ".ci" / "run").stat().st_mode & 0o100
+    pinned = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert len(pinned) == 2 and all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action) for action in pinned)
 
 
 def test_version_is_the_same_everywhere():

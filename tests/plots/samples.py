@@ -258,7 +258,7 @@ FIGURES = {
     "reach": lambda: plots.reach(responses(), ablated().closed_loop),
     "scores": lambda: plots.score_curves(scores(), title=TITLE),
     "skill": lambda: plots.skill(differences(), "ridge regression", title=TITLE),
-    "zonal": lambda: plots.zonal_error(paddings(), title=TITLE),
+    "zonal": lambda: plots.zonal_ratio(paddings(), "sphere", "cylinder", title=TITLE),
     "climate": lambda: plots.climate(seasons(), title=TITLE),
     "forecast": lambda: maps.forecast_maps(globe(ROWS[:2]), title=TITLE),
     "errors": lambda: maps.forecast_maps(globe(ROWS[:2]), errors=True, projection="robinson", title=TITLE),

@@ -25,7 +25,8 @@ def test_figure_is_labelled(name):
         assert title(fig).replace("\n", " ").endswith(f"2018 ({SOURCE})")
     if bars(fig):
         words = ("(1 / unit time)", "(m² s⁻²)", "(m)", *(["vorticity"] if name == "rollout_errors" else []))
-        assert all((bar.ax.get_xlabel() or bar.ax.get_ylabel()).endswith(words) for bar in bars(fig))
+        labels = [(bar.ax.get_xlabel() or bar.ax.get_ylabel()).partition(", contours every ") for bar in bars(fig)]
+        assert all(label.endswith(words) and bool(every) == (name in WEATHER) for label, _, every in labels)
         return
     for ax in fig.axes:
         place = ax.get_subplotspec()
@@ -76,6 +77,14 @@ def test_errors_are_told_in_the_corner_of_their_frame():
     told = [text.get_text() for ax in figure("rollout_errors").axes for text in ax.texts]
     rmse = np.sqrt(np.square(fields[1:] - fields[0]).mean((-2, -1)))
     assert told == [f"{100 * value:.1f}" for value in rmse.flat] and len(set(told)) == 2
+
+
+@pytest.mark.parametrize("times", [(5, 20, 21, 50), (1, 5, 10, 20, 21, 30, 40, 50)])
+def test_labels_of_short_bars_do_not_meet(times):
+    fig = plots.frames_strip(strip(("truth", "convlstm"), times), context=20, errors=True)
+    fig.draw_without_rendering()
+    first, second = (bar.ax.yaxis.label.get_window_extent() for bar in bars(fig))
+    assert second.y1 < first.y0 and second.y0 >= 0 and first.y1 <= fig.bbox.height
 
 
 def test_statistics_are_medians_over_the_samples():
@@ -212,45 +221,63 @@ def test_directions_are_means_between_the_lowest_and_the_highest_seed():
 
 def test_quartiles_are_drawn_as_they_are():
     data, axes = samples.timings(), {ax.get_ylabel(): ax for ax in figure("timing").axes}
+    assert [ax.get_title("left") for ax in axes.values()] == ["(a)", "(b)", "(c)", "(d)"]
     assert [*axes][1:3] == ["speed-up over the\nfastest ConvLSTM", "training step / its convolutions"]
     number = data.model.values.tolist().index("minconvlstm")
     for label, values in (
-        ("training step (ms)", 1e3 * data.training),
+        ("training step (ms / frame)", 1e3 * data.training / data["T"]),
+        ("peak memory (MiB / frame)", 2**-20 * (data.memory / data["T"]).expand_dims(quartile=data["quartile"])),
         ("speed-up over the\nfastest ConvLSTM", data.training_speedup),
         ("training step / its convolutions", data.over_convolutions),
     ):
         found = values.sel(model="minconvlstm")
         np.testing.assert_allclose(line(axes[label], "MinConvLSTM").get_ydata(), found.sel(quartile=0.5))
+        assert [tick.get_text() for tick in axes[label].get_xticklabels()] == ["8", "16", "32", "64", "128", "256"]
         assert band(axes[label], number) == pytest.approx([found.min().item(), found.max().item()])
 
 
 def test_scores_are_means_with_bands_over_days():
     data, fig = scores(), figure("scores")
-    for ax, name in zip(fig.axes, ("rmse", "acc"), strict=True):
+    for ax, name in zip(fig.axes[:2], ("rmse", "acc"), strict=True):
         values, curve = data[name].sel(model="minconvlstm").values, line(ax, "MinConvLSTM")
         np.testing.assert_allclose(curve.get_xdata(), np.arange(1, 29) / 4)
         np.testing.assert_allclose(curve.get_ydata(), values.mean(0))
         assert band(ax, 1)[1] == pytest.approx((values.mean(0) + values.std(0, ddof=1)).max())
-    error, correlation = fig.axes
+    error, correlation, ratio = fig.axes
     assert error.get_ylim()[0] == 0 and error.get_ylabel() == "RMSE (m² s⁻²)"
     assert correlation.get_ylim()[1] >= 1 and correlation.get_ylabel() == "anomaly correlation"
     assert {ax.get_xlabel() for ax in fig.axes} == {"lead time (days)"}
     assert [0.6, 0.6] in [list(found.get_ydata()) for found in correlation.lines]
+    assert [text.get_text() for text in correlation.texts] == ["useful →"]
+    over = (data.rmse / data.rmse.sel(model="damped persistence")).sel(model="minconvlstm").mean("seed")
+    np.testing.assert_allclose(line(ratio, "MinConvLSTM").get_ydata(), over)
+    assert {*line(ratio, "Damped persistence").get_ydata()} == {1} and 0 < ratio.get_ylim()[0] < over.min()
+    assert over.max() < ratio.get_ylim()[1] <= 1.5
     expected = ["ConvLSTM", "MinConvLSTM", "Persistence", "Damped persistence", "Climatology"]
-    assert legend(fig) == [*expected, "useful above 0.6"]
-    assert legend(plots.score_curves(data, ("rmse",))) == expected
+    assert legend(fig) == legend(plots.score_curves(data, ("rmse",))) == expected
+    alone = plots.score_curves(data.drop_sel(model="damped persistence"), ("acc",))
+    assert len(alone.axes) == 1 and not alone.axes[0].get_title("left")
 
 
-def test_zonal_error_has_a_panel_for_each_lead():
-    data, axes = samples.paddings(), figure("zonal").axes
-    assert [ax.get_title() for ax in axes] == ["1 day", "3 days", "5 days"]
-    for number, ax in enumerate(axes):
-        curve = line(ax, "MinConvLSTM, sphere padding")
+def test_scores_of_a_series_share_their_axes():
+    low, high = scores(), scores().assign(rmse=3 * scores().rmse, acc=-scores().acc)
+    figures = [plots.score_curves(one, beside=[other]) for one, other in ((low, high), (high, low))]
+    first, second = ([ax.get_ylim() for ax in fig.axes] for fig in figures)
+    assert first == second
+    assert first[0][1] >= high.rmse.max() and first[1][0] <= high.acc.min()
+
+
+def test_zonal_ratio_has_a_line_for_each_lead_and_dots_for_seeds():
+    data, (ax,) = samples.paddings(), figure("zonal").axes
+    ratio = (data.zonal_rmse.sel(model="sphere") / data.zonal_rmse.sel(model="cylinder")).transpose(..., "lat")
+    for number, lead in enumerate(("1 day", "3 days", "5 days")):
+        curve = line(ax, f"{lead}, mean over seeds")
         np.testing.assert_array_equal(curve.get_xdata(), data.lat)
-        expected = data.zonal_rmse.sel(model="sphere").isel(lead_time=number).mean("seed")
-        np.testing.assert_allclose(curve.get_ydata(), expected)
-        assert ax.get_xlim() == (-90, 90)
-    ticks = axes[0].xaxis.get_major_formatter().format_ticks([-90, -60, 0, 60])
+        np.testing.assert_allclose(curve.get_ydata(), ratio.isel(lead_time=number).mean("seed"))
+    dots = [found.get_ydata() for found in ax.lines if found.get_marker() == "o" and len(found.get_xdata())]
+    np.testing.assert_allclose(np.sort(np.ravel(dots)), np.sort(ratio.values.ravel()))
+    assert ax.get_xlim() == (-90, 90) and ax.get_ylabel() == "RMSE, sphere / cylinder"
+    ticks = ax.xaxis.get_major_formatter().format_ticks([-90, -60, 0, 60])
     assert ticks == ["90°S", "60°S", "0°", "60°N"]
 
 
@@ -270,12 +297,18 @@ def test_skill_is_a_line_and_its_interval_beside_the_reference():
 def test_climate_has_lines_for_the_data_and_markers_for_the_model():
     data, fig = samples.seasons(), figure("climate")
     for ax, name in zip(fig.axes, ("mean", "deviation"), strict=True):
-        np.testing.assert_array_equal(line(ax, "JJA").get_ydata(), data[name].sel(row="data", season="JJA"))
+        lines = [found for found in ax.lines if found.get_linestyle() != "None" and len(found.get_xdata())]
         points = [found for found in ax.lines if found.get_linestyle() == "None" and len(found.get_xdata())]
-        np.testing.assert_array_equal(points[2].get_ydata(), data[name].sel(row="minconvlstm", season="JJA"))
-    assert legend(fig) == ["DJF", "MAM", "JJA", "SON", "data", "MinConvLSTM"]
-    alone = plots.climate(data.sel(row="data", drop=True))
-    assert len(alone.axes[0].lines) == 4 and len(legend(alone)) == 4
+        colours = [found.get_color() for found in ax.lines if found.get_label() in ("DJF", "MAM", "JJA", "SON")]
+        for row, drawn in (("data", lines), ("minconvlstm", points)):
+            np.testing.assert_array_equal([found.get_ydata() for found in drawn], data[name].sel(row=row))
+            assert [found.get_color() for found in drawn] == colours
+    assert legend(fig) == ["DJF", "MAM", "JJA", "SON", "data (line)", "MinConvLSTM (markers)"]
+    assert [line(fig.axes[0], season).get_marker() for season in ("DJF", "JJA")] == ["s", "o"]
+    alone = plots.climate(data.sel(row="data", drop=True).isel(season=[0, 2, 1, 3]))
+    assert legend(alone) == ["DJF", "MAM", "JJA", "SON"]
+    models = {style["color"] for style in plots.STYLE.values()}
+    assert not models & {line(alone.axes[0], season).get_color() for season in legend(alone)}
 
 
 def test_animation_tells_the_time_and_the_scale():
@@ -357,11 +390,11 @@ REFUSED = {
     "scores must hold": [
         lambda: plots.score_curves(scores(), ("rmse", "unheard")),
         lambda: plots.score_curves(scores().isel(seed=0)),
-        lambda: plots.zonal_error(scores()[["rmse"]]),
+        lambda: plots.zonal_ratio(scores()[["rmse"]], "convlstm", "minconvlstm"),
     ],
     "lead_time must be timedelta64": [
         lambda: plots.score_curves(scores().assign_coords(lead_time=np.arange(28))),
-        lambda: plots.zonal_error(samples.paddings().assign_coords(lead_time=np.arange(3))),
+        lambda: plots.zonal_ratio(samples.paddings().assign_coords(lead_time=np.arange(3)), "sphere", "cylinder"),
     ],
     "data must hold mean, deviation": [lambda: plots.climate(samples.seasons().drop_vars("deviation"))],
     "season must be one of": [lambda: plots.climate(samples.seasons().assign_coords(season=list("abcd")))],

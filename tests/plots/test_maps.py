@@ -1,9 +1,11 @@
-"""Maps: whole globes, coastlines in their place without a network, scales, words, a slider."""
+"""Maps: whole globes, coastlines in their place without a network, scales, words, what moves."""
 
 import io
+import re
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import cartopy
@@ -183,7 +185,7 @@ def test_contours_close_around_the_pole_and_over_the_date_line():
 
 def test_rows_and_columns_are_named():
     axes = globes(maps.forecast_maps(globe(("truth", "minconvlstm", "mine"), (0.25, 1.5))))
-    assert [ax.get_title() for ax in axes] == ["6 h", "36 h", "", "", "", ""]
+    assert [ax.get_title() for ax in axes] == ["6 h", "1.5 days", "", "", "", ""]
     assert [text.get_text() for ax in axes for text in ax.texts] == ["truth", "MinConvLSTM", "mine"]
     assert [ax.get_title() for ax in globes(figure("forecast"))[:3]] == ["1 day", "3 days", ""]
 
@@ -195,16 +197,18 @@ def test_one_scale_is_the_truths_and_shows_what_it_clips():
     truth = float(fields[0].min()), float(fields[0].max())
     assert {one(ax, GeoQuadMesh).get_clim() for ax in globes(fig)} == {truth}
     (bar,) = bars(fig)
-    assert bar.extend == "max" and bar.ax.get_xlabel() == "geopotential (m² s⁻²)"
+    assert bar.extend == "max" and bar.ax.get_xlabel() == "geopotential (m² s⁻²), contours every 1000"
     assert bars(maps.forecast_maps(fields[:1]))[0].extend == "neither"
     (bar,) = bars(maps.forecast_maps(fields[:1], limits=(53000, 56000), label="z"))
-    assert (bar.vmin, bar.vmax, bar.extend, bar.ax.get_xlabel()) == (53000, 56000, "both", "z")
+    assert (bar.vmin, bar.vmax, bar.extend, bar.ax.get_xlabel()) == (53000, 56000, "both", "z, contours every 500")
 
 
 def test_errors_are_forecast_minus_truth_in_a_symmetric_scale():
     fields, fig = globe(("truth", "minconvlstm")), figure("errors")
     upper, lower = bars(fig)
-    assert lower.vmin == -lower.vmax and lower.ax.get_xlabel() == "error of geopotential (m² s⁻²)"
+    assert lower.vmin == -lower.vmax and re.match(
+        r"error of geopotential \(m² s⁻²\), contours every \d+$", lower.ax.get_xlabel()
+    )
     assert (upper.vmin, upper.vmax) == (fields[0].min(), fields[0].max())
     differences = (fields[1].astype(float) - fields[0]).values
     assert lower.vmax == pytest.approx(np.abs(differences).max())
@@ -253,7 +257,10 @@ def test_a_region_is_shown_whole_and_alone():
 def test_panels_of_a_variable_share_a_scale():
     fields, fig = climates(), figure("fields")
     assert [ax.get_title() for ax in globes(fig)] == ["truth", "MinConvLSTM", "", ""]
-    assert [bar.ax.get_xlabel() for bar in bars(fig)] == ["mean (m² s⁻²)", "standard deviation (m² s⁻²)"]
+    assert [bar.ax.get_xlabel().partition(",")[0] for bar in bars(fig)] == [
+        "mean (m² s⁻²)",
+        "standard deviation (m² s⁻²)",
+    ]
     assert [(bar.vmin, bar.vmax) for bar in bars(fig)] == [(values.min(), values.max()) for values in fields.values()]
 
 
@@ -274,7 +281,7 @@ def test_slider_changes_the_picture(errors):
     box = maps.forecast_slider(fields, title="Waves", projection="robinson", errors=errors)
     assert not plt.get_fignums()  # nothing to show beside it
     (play, slider), image = box.children[0].children, box.children[1]
-    assert slider.options == ("6 h", "1 day", "2 days") and play.max == 2
+    assert slider.options == ("6 h", "1 day", "2 days") and play.max == 2 and not slider.continuous_update
     seen = []
     for index in (0, 1, 2, 0):
         slider.index = index
@@ -295,6 +302,24 @@ def test_slider_draws_what_a_figure_of_that_lead_shows():
     limits = float(fields.min()), float(fields.max())
     straight = maps.forecast_slider(fields[:, 1:], limits=limits, levels=10).children[1].value
     assert moved == bytes(straight)
+
+
+def test_a_film_is_an_animated_picture_of_all_leads():
+    film = maps.forecast_film(globe(("truth",), (0.25, 1, 2)), milliseconds=300, projection="robinson", title="Waves")
+    with Image.open(io.BytesIO(film.data)) as moving:
+        assert (moving.n_frames, moving.width, moving.info["duration"]) == (3, PAGE * maps.FILM, 300)
+        frames = []
+        for number in range(3):
+            moving.seek(number)
+            frames.append(np.asarray(moving.convert("L"), int))
+    assert all((np.abs(one - other) > 4).mean() > 0.01 for one, other in pairwise(frames))
+    assert film._repr_mimebundle_()[0].keys() == {"image/png"}
+
+
+def test_a_forecast_says_when_it_began():
+    fields = globe(("truth",), (1,)).assign_coords(init_time=np.datetime64("2017-01-05T18", "ns"))
+    assert maps.forecast_maps(fields, title="Waves").get_suptitle().startswith("Waves, start 2017-01-05 18 UTC (")
+    assert "start" not in maps.forecast_maps(fields.drop_vars("init_time"), title="Waves").get_suptitle()
 
 
 # --- refused --------------------------------------------------------------------------------------
@@ -335,7 +360,10 @@ REFUSED = {
     "projection must be one of orthographic, robinson, regional": [
         lambda: maps.forecast_maps(globe(), projection="mercator")
     ],
-    "milliseconds must be at least 1": [lambda: maps.forecast_slider(globe(), milliseconds=0)],
+    "milliseconds must be at least 1": [
+        lambda: maps.forecast_slider(globe(), milliseconds=0),
+        lambda: maps.forecast_film(globe(), milliseconds=0),
+    ],
 }
 
 
