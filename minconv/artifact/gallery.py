@@ -58,6 +58,7 @@ ABOUT = {
         "A linear map is hard to beat; networks stacked with it do.", "a network, once", "real_weather_forecast.png"
     ),
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
+    "11_sugar": About("It revives dead channels, where there are any."),
 }
 
 
@@ -122,12 +123,13 @@ def words(notebooks: str) -> Callable[[Path], str]:
 def short_list(root: Path) -> str:
     """The README's list, some notebooks a row: picture, title, claim, and how long profile laptop takes."""
     cells = []
-    for notebook in read_notebooks(root):
+    for place, notebook in enumerate(read_notebooks(root)):
         picture, time = _picture(notebook.face(root / "figures"), "figures", 180), _minutes(notebook, root)["laptop"]
         told = f'<a href="notebooks/{notebook.path.name}">{notebook.name}</a>: {notebook.short}' + (
             f" <i>{time}</i>" * bool(time)
         )
-        cells.append(f'<td width="25%">{picture}<br>{told}</td>')
+        width = f' width="{100 // PER_ROW}%"' * (place < PER_ROW)  # of the first row, and so of all
+        cells.append(f"<td{width}>{picture}<br>{told}</td>")
     rows = ["".join(cells[place : place + PER_ROW]) for place in range(0, len(cells), PER_ROW)]
     return "\n".join(["<table>", *(f'<tr valign="top">{row}</tr>' for row in rows), "</table>"])
 
