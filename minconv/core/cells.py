@@ -22,7 +22,7 @@ State = Tensor | tuple[Tensor, Tensor]
 def as_one(conv: PaddedConv2d, x: Tensor) -> ModuleType | None:
     """``minconv.kernels.recurrent`` where a layer over the frames x [B, T, C, H, W] is one operation there."""
     frame, weight = x[:, 0], conv.weight
-    if conv.bias is None or transformed() or not winograd(frame, weight, conv.dilation, conv.method):
+    if conv.bias is None or not len(x) or transformed() or not winograd(frame, weight, conv.dilation, conv.method):
         return None
     check_padding(frame, conv.padding, conv.width)
     return kernels("recurrent")
@@ -153,7 +153,7 @@ class ConvLSTM(Cell):
         """x [B, T, C, H, W], state (h, c), each [B, C', H, W] -> y [B, T, C', H, W], new state."""
         h, c = self._check(x, state)
         if fused := as_one(self.conv, x):
-            y, c = fused.lstm(self.conv.options, x, h, c, self.conv.weight, self.conv.bias)
+            y, c = fused.classical("convlstm", self.conv.options, x, h, c, self.conv.weight, self.conv.bias)
             return y, (last_of(y), c)
         return self.loop(x, h, c, self.conv)
 
@@ -184,9 +184,8 @@ class ConvGRU(Cell):
         h = self._check(x, state)
         convolutions = self.conv_gates, self.conv_candidate
         if fused := as_one(self.conv_gates, x):
-            (y,) = fused.gru(
-                self.conv_gates.options, x, h, *(p for conv in convolutions for p in (conv.weight, conv.bias))
-            )
+            weights = [p for conv in convolutions for p in (conv.weight, conv.bias)]
+            (y,) = fused.classical("convgru", self.conv_gates.options, x, h, *weights)
             return y, last_of(y)
         return self.loop(x, h, *convolutions)
 

@@ -84,6 +84,43 @@ def differentiable(
     return lambda *args: (Transformed if scan.transformed() else Operation).apply(*args)
 
 
+def sequence(
+    run: Callable[..., Any], gradient: Callable[..., Any], eager: Callable[[Any], Callable[..., tuple[Tensor, ...]]]
+) -> Callable[..., Any]:
+    """``operation(option, *tensors)`` with several outputs.
+
+    Args:
+        run: ``run(option, *tensors)`` gives the outputs, and what is kept for the gradient.
+        gradient: ``gradient(option, grads, tensors, kept)`` gives the gradient by each tensor; a gradient of an output
+            may be None.
+        eager: ``eager(option)`` gives the function of the tensors whose operations can be differentiated again.
+    """
+
+    class Operation(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, option: Any, *tensors: Tensor) -> Any:
+            outputs, kept = run(option, *tensors)
+            ctx.option, ctx.count = option, len(tensors)
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*tensors, *kept)
+            return outputs
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            saved = ctx.saved_tensors  # once: a checkpoint gives them once
+            tensors, kept = saved[: ctx.count], saved[ctx.count :]
+            if torch.is_grad_enabled():  # derivatives of this gradient are wanted, too
+                outputs, back = torch.func.vjp(eager(ctx.option), *tensors)
+                filled = (torch.zeros_like(y) if g is None else g for y, g in zip(outputs, grads, strict=True))
+                return None, *back(tuple(filled))
+            return None, *gradient(ctx.option, grads, tensors, kept)
+
+    def operation(option: Any, *tensors: Tensor) -> Any:
+        return Operation.apply(option, *tensors) if torch.is_grad_enabled() else run(option, *tensors)[0]
+
+    return operation
+
+
 def scans(forward: Pass, backward: Pass, name: str = "") -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """A backend's ``linear_scan`` and ``gated_scan``; with a name, by which it is registered, they can be traced."""
 

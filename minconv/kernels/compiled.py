@@ -14,6 +14,7 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 from operator import add, mul, sub
+from threading import local
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -26,8 +27,15 @@ from numba.extending import intrinsic, models, overload, register_model
 from torch import Tensor
 
 from minconv.kernels import openmp
-from minconv.kernels.openmp import part, parts
+from minconv.kernels.openmp import barrier, part, parts
 from minconv.runtime.progress import announced
+
+
+class _Recording(local):
+    program: Any = None
+
+
+recording = _Recording()  # the ``Program`` that takes down what kernels are called with, instead of their being run
 
 WORTH_THREADS = 1 << 14  # elements: less is done before a second thread is awake
 OUTPUTS = 6  # arrays that one kernel may store to
@@ -78,12 +86,25 @@ class Kernel:
             else:
                 numbers.append(arg.data_ptr())
                 numbers.extend(arg.stride()[:-1])
+        compiled = self.compiled(dtype)
+        if recording.program is not None:
+            recording.program.add(compiled.address, size, numbers)
+            return
         packed = (ctypes.c_ssize_t * len(numbers))(*numbers)
-        compiled, count = self.compiled(dtype), threads(size)
-        if count > 1:
-            openmp.parallel(compiled.address, packed, count, 0)
-        else:
-            compiled.ctypes(ctypes.cast(packed, compiled.ctypes.argtypes[0]))
+        run(compiled, ctypes.addressof(packed), threads(size))
+
+
+def run(compiled: Any, packed: int, count: int) -> None:
+    """What a kernel was compiled to, with the address of its arguments, by so many threads."""
+    if count > 1:
+        openmp.parallel(compiled.address, packed, count, 0)
+    else:
+        compiled.ctypes(ctypes.cast(packed, compiled.ctypes.argtypes[0]))
+
+
+def scratch(*shape: int) -> Tensor:
+    """Memory for what one call of a kernel needs, in float32: that of a program, if one takes it down."""
+    return torch.empty(shape) if recording.program is None else recording.program.shared(*shape)
 
 
 # In kernels
@@ -118,6 +139,13 @@ def size_of(typingctx: Any, array: Any) -> Any:
         return context.get_constant(types.intp, array.dtype.bitwidth // 8)
 
     return types.intp(array), codegen
+
+
+@inlined
+def together():
+    """Waits for all threads."""
+    if parts() > 1:
+        barrier()
 
 
 @inlined
@@ -270,12 +298,17 @@ def put(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, value), codegen
 
 
-def _masked(context: Any, builder: Any, name: str, kind: Vector, result: Any, count: Any, *args: Any) -> Any:
-    """LLVM's masked load or store of the first ``count`` lanes."""
+def _mask(builder: Any, count: Any) -> Any:
+    """True for the first ``count`` lanes."""
     lanes = ir.VectorType(ir.IntType(64), LANES)
     one = builder.insert_element(ir.Constant(lanes, ir.Undefined), count, ir.IntType(32)(0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    mask = builder.icmp_signed("<", ir.Constant(lanes, list(range(LANES))), builder.shuffle_vector(one, one, zeros))
+    return builder.icmp_signed("<", ir.Constant(lanes, list(range(LANES))), builder.shuffle_vector(one, one, zeros))
+
+
+def _masked(context: Any, builder: Any, name: str, kind: Vector, result: Any, count: Any, *args: Any) -> Any:
+    """LLVM's masked load or store of the first ``count`` lanes."""
+    mask = _mask(builder, count)
     align = ir.IntType(32)(kind.dtype.bitwidth // 8)
     values = [*args[:-1], align, mask, args[-1]] if name == "load" else [*args, align, mask]
     signature = ir.FunctionType(result, [value.type for value in values])
@@ -342,3 +375,31 @@ def spread(typingctx: Any, value: Any, like: Any) -> Any:
         return builder.shuffle_vector(one, empty, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
 
     return like(like.dtype, like), codegen
+
+
+@intrinsic
+def total(typingctx: Any, value: Any, count: Any) -> Any:
+    """The sum of the vector's first ``count`` numbers."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind, number = context.get_value_type(value), context.get_value_type(value.dtype)
+        kept = builder.select(_mask(builder, args[1]), args[0], ir.Constant(kind, None))
+        of = f"v{LANES}f{value.dtype.bitwidth}"
+        name = f"llvm.vector.reduce.fadd.{of}"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number, [number, kind]), name)
+        return builder.call(function, [ir.Constant(number, 0.0), kept], fastmath=("reassoc",))
+
+    return value.dtype(value, types.intp), codegen
+
+
+@intrinsic
+def call(typingctx: Any, address: Any, array: Any, index: Any) -> Any:
+    """Runs the kernel at an address on the arguments ``array[index:]``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        where = builder.gep(args[1], [args[2]])
+        function = ir.FunctionType(ir.VoidType(), [where.type]).as_pointer()
+        builder.call(builder.inttoptr(args[0], function), [where])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, array, types.intp), codegen

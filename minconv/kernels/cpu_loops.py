@@ -18,7 +18,7 @@ from minconv.kernels.compiled import (
     store,
 )
 
-COMPILED = "050d1f9b"  # the digest of compiled.py, see there
+COMPILED = "cc757e55"  # the digest of compiled.py, see there
 
 # The scan: h_t = a_t h_{t-1} + w_t g(u_t), with a = sigmoid(-d) and w = sigmoid(d) of the logit d (minconv.core.gates).
 # Backwards, with e_t the gradient of the loss by h_t through all that follows,

@@ -3,9 +3,24 @@
 Rows are the C numbers of one place. Gates are those before sigmoid and tanh, which the backward pass forms again.
 """
 
-from minconv.kernels.compiled import Kernel, exp, fetch, inlined, integers, load, pointer, real, share, size_of, store
+from minconv.kernels.compiled import (
+    LANES,
+    Kernel,
+    exp,
+    fetch,
+    inlined,
+    integers,
+    load,
+    pointer,
+    put_part,
+    real,
+    share,
+    size_of,
+    store,
+    vector_part,
+)
 
-COMPILED = "050d1f9b"  # the digest of compiled.py, see there
+COMPILED = "cc757e55"  # the digest of compiled.py, see there
 
 
 @inlined
@@ -29,7 +44,7 @@ def _row(args, k, b, p, like):
 
 
 BATCH, PLACES, CHANNELS = range(3)
-FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH = range(3, 24, 3)
+FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH = range(3, 27, 3)
 
 
 @Kernel
@@ -52,8 +67,8 @@ def lstm_forward(like):
 
 @Kernel
 def lstm_backward(like):
-    """The same back: gates, c before, c, gradient by h from outside, gradients by the gates; and those by h and c,
-    which turn from what comes from the next frame to what goes to the one before: by c, and 0 for h."""
+    """The same back: gates, c before, c, gradient by h from outside, gradients by the gates; those by h and c from the
+    next frame, of which that by c becomes what goes to the one before; and where that by h is to be 0."""
     args = integers(like)
     places, width = load(args, PLACES), load(args, CHANNELS)
     first, last = share(load(args, BATCH) * places)
@@ -62,6 +77,7 @@ def lstm_backward(like):
         gates, before = _row(args, FIRST, b, p, like), _row(args, SECOND, b, p, like)
         c, grad, grads = _row(args, THIRD, b, p, like), _row(args, FOURTH, b, p, like), _row(args, FIFTH, b, p, like)
         by_h, by_c = _row(args, SIXTH, b, p, like), _row(args, SEVENTH, b, p, like)
+        of_h = _row(args, EIGHTH, b, p, like)
         for n in range(width):
             g, i = _tanh(load(gates, n)), _sigmoid(load(gates, width + n))
             f, o = _sigmoid(load(gates, 2 * width + n)), _sigmoid(load(gates, 3 * width + n))
@@ -72,7 +88,7 @@ def lstm_backward(like):
             store(1, grads, width + n, d * g * i * (one - i))
             store(2, grads, 2 * width + n, d * load(before, n) * f * (one - f))
             store(3, grads, 3 * width + n, e * t * o * (one - o))
-            store(4, by_h, n, real(0, e))
+            store(4, of_h, n, real(0, e))
             store(5, by_c, n, d * f)
 
 
@@ -107,7 +123,7 @@ def gru_forward(like):
 @Kernel
 def gru_backward(like):
     """The same back: gates, candidate, h before, gradient by h from outside, gradients by the gates (z of them) and by
-    the candidate; and that by h, which turns from what comes from the next frame to what goes to the one before."""
+    the candidate; that by h from the next frame; and what of it goes to the one before."""
     args = integers(like)
     places, width = load(args, PLACES), load(args, CHANNELS)
     first, last = share(load(args, BATCH) * places)
@@ -116,13 +132,13 @@ def gru_backward(like):
         gates, candidate = _row(args, FIRST, b, p, like), _row(args, SECOND, b, p, like)
         before, grad = _row(args, THIRD, b, p, like), _row(args, FOURTH, b, p, like)
         grads, by_candidate = _row(args, FIFTH, b, p, like), _row(args, SIXTH, b, p, like)
-        by_h = _row(args, SEVENTH, b, p, like)
+        by_h, of_h = _row(args, SEVENTH, b, p, like), _row(args, EIGHTH, b, p, like)
         for n in range(width):
             z, t, old = _sigmoid(load(gates, n)), _tanh(load(candidate, n)), load(before, n)
             e, one = load(grad, n) + fetch(2, by_h, n), real(1, z)
             store(0, grads, n, e * (t - old) * z * (one - z))
             store(1, by_candidate, n, e * z * (one - t * t))
-            store(2, by_h, n, e * (one - z))
+            store(2, of_h, n, e * (one - z))
 
 
 @Kernel
@@ -144,3 +160,48 @@ def gru_reset_backward(like):
             store(0, grads, width + n, e * load(before, n) * r * (real(1, r) - r))
             store(1, by_reset, n, real(0, r))
             store(2, by_h, n, fetch(2, by_h, n) + e * r)
+
+
+# Rows as they are
+
+
+@Kernel
+def copy(like):
+    """y = x: B, P, n, x, y."""
+    args = integers(like)
+    places, width = load(args, PLACES), load(args, CHANNELS)
+    first, last = share(load(args, BATCH) * places)
+    for number in range(first, last):
+        b, p = divmod(number, places)
+        x, y = _row(args, FIRST, b, p, like), _row(args, SECOND, b, p, like)
+        for n in range(0, width, LANES):
+            count = min(LANES, width - n)
+            put_part(y, n, count, vector_part(x, n, count))
+
+
+@Kernel
+def move(like):
+    """y += x, and x = 0: B, P, n, x, y."""
+    args = integers(like)
+    places, width = load(args, PLACES), load(args, CHANNELS)
+    first, last = share(load(args, BATCH) * places)
+    for number in range(first, last):
+        b, p = divmod(number, places)
+        x, y = _row(args, FIRST, b, p, like), _row(args, SECOND, b, p, like)
+        for n in range(0, width, LANES):
+            count = min(LANES, width - n)
+            put_part(y, n, count, vector_part(y, n, count) + vector_part(x, n, count))
+            put_part(x, n, count, vector_part(x, 0, 0))
+
+
+@Kernel
+def clear(like):
+    """y = 0: B, P, n, y."""
+    args = integers(like)
+    places, width = load(args, PLACES), load(args, CHANNELS)
+    first, last = share(load(args, BATCH) * places)
+    for number in range(first, last):
+        b, p = divmod(number, places)
+        y = _row(args, FIRST, b, p, like)
+        for n in range(0, width, LANES):
+            put_part(y, n, min(LANES, width - n), vector_part(y, 0, 0))

@@ -18,8 +18,8 @@ from torch import Tensor
 from minconv.core import layers
 from minconv.core.scan import transformed
 from minconv.kernels import winograd_loops as loops
-from minconv.kernels.compiled import LANES, threads
-from minconv.kernels.winograd_loops import BEYOND, NODES, NOWHERE
+from minconv.kernels.compiled import LANES, scratch, threads
+from minconv.kernels.winograd_loops import BEYOND, NODES, NOWHERE, SIDE
 
 GROUP = 16  # tiles that go through everything together, so that what is made of them stays in the cache
 MANY = 1 << 15  # kernels, whose transforms of 36 numbers still fit into a cache
@@ -107,11 +107,11 @@ class Convolution:
         self.of_v, self.of_m = _padded(into), _padded(out)
         self.rows = -(-out // 4) * 4  # of the gradient of U'
 
-    def _scratch(self, like: Tensor, group: int) -> Tensor:
+    def _scratch(self, group: int) -> Tensor:
         """Memory for a kernel, a row for each thread."""
         size = (NODES * NODES + 2) * max(self.of_v, self.of_m)
         size += NODES * NODES * (group * (self.of_v + self.of_m) + 2 * LANES)
-        return like.new_empty(torch.get_num_threads(), size)
+        return scratch(torch.get_num_threads(), size)
 
     def _group(self, count: int) -> int:
         """Tiles that go through it together: divided by four, and few enough for all threads to have some."""
@@ -123,21 +123,35 @@ class Convolution:
         group = self._group(count)
         work, of_bias = count * NODES * NODES * self.out, 0 if bias is None else bias.data_ptr()
         numbers = self.seen.tiles, count, group, self.into, self.out, u.data_ptr(), of_bias
-        loops.convolve(x.dtype, work, *numbers, self._scratch(x, group), *self.seen(x), *self.given(y))
+        loops.convolve(x.dtype, work, *numbers, self._scratch(group), *self.seen(x), *self.given(y))
+
+    def transposed(self, back: Tensor, grad: Tensor, grad_x: Tensor) -> None:
+        """Adds to grad_x, and that is all."""
+        count = len(grad) * self.seen.tiles
+        group, work = self._group(count), count * NODES * NODES * self.out
+        numbers = self.into, self.out, back.data_ptr(), 0, self._scratch(group)
+        if len(grad) < threads(work):
+            group = min(-(-count // 4) * 4, GROUP * threads(work))
+            v, m = (scratch(NODES * NODES * (group * n + LANES)) for n in (self.of_v, self.of_m))
+            sides = *self.seen(grad_x), *self.given(grad), v.data_ptr(), m.data_ptr()
+            loops.transpose(grad.dtype, work, self.seen.tiles, count, group, *numbers, *sides)
+        else:
+            sides = *self.seen(grad_x), *self.given(grad), *self.seen(grad_x)
+            loops.gradients(grad.dtype, work, self.seen.tiles, len(grad), group, *numbers, *sides, 0, 0)
 
     def backward(
-        self, x: Tensor, back: Tensor, grad: Tensor, grad_x: Tensor, grad_back: Tensor | None = None
+        self, x: Tensor, back: Tensor | None, grad: Tensor, grad_x: Tensor | None, grad_back: Tensor | None = None
     ) -> Tensor:
-        """Adds to grad_x, and to the gradient by U', a row for each thread, which it gives."""
+        """Adds to grad_x, if there is one, and to the gradient by U', a row for each thread, which it gives."""
         count = len(x) * self.seen.tiles
         group, work = self._group(count), count * NODES * NODES * self.out
         rows = 0
         if grad_back is None:
             rows = min(threads(work), len(x))  # a frame is one thread's
             grad_back = x.new_empty(rows, NODES * NODES * self.rows * self.of_v)
-        numbers = self.seen.tiles, len(x), group, self.into, self.out, back.data_ptr(), rows
-        sides = *self.seen(x), *self.given(grad), *self.seen(grad_x)
-        loops.gradients(x.dtype, work, *numbers, self._scratch(x, group), *sides, grad_back)
+        numbers = self.seen.tiles, len(x), group, self.into, self.out, 0 if back is None else back.data_ptr(), rows
+        sides = *self.seen(x), *self.given(grad), *((0,) * SIDE if grad_x is None else self.seen(grad_x))
+        loops.gradients(x.dtype, work, *numbers, self._scratch(group), *sides, grad_back)
         return grad_back
 
     def of_weight(self, grad_back: Tensor) -> Tensor:
@@ -160,6 +174,11 @@ def plan(x: Tensor, weight: Tensor, padding: str, dilation: int) -> Convolution:
 
 def _padded(width: int) -> int:
     return -(-width // LANES) * LANES
+
+
+def shapes_of(conv: Convolution) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of U and U' (``nodes``)."""
+    return (NODES**2, conv.into, conv.of_m), (NODES**2, conv.out, conv.of_v)
 
 
 def nodes(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,6 +210,11 @@ def _nodes_of(kernels: Tensor) -> Tensor:
 def dense(x: Tensor) -> Tensor:
     """[..., C, H, W] as [..., H, W, C], without a copy if channels are dense."""
     return x.movedim(-3, -1).contiguous()
+
+
+def frames_of(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Rows of places [..., HW, C] as [..., C, H, W]."""
+    return rows.unflatten(-2, size).movedim(-1, -3)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: str, dilation: int) -> tuple[Tensor, Tensor]:

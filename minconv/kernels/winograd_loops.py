@@ -25,11 +25,12 @@ from minconv.kernels.compiled import (
     share,
     size_of,
     spread,
+    together,
     vector,
     vector_part,
 )
 
-COMPILED = "050d1f9b"  # the digest of compiled.py, see there
+COMPILED = "cc757e55"  # the digest of compiled.py, see there
 
 POINTS = A, B = 5 / 8, 3 / 2
 NODES = 6  # of a line of a tile
@@ -216,12 +217,14 @@ def _read(kind, rows, args, side, number, tiles, nodes, plane, lines, step, zero
 
 
 @inlined
-def _write(kind, rows, how, args, side, number, tiles, nodes, plane, lines, step, spare, other, width, like):
-    """The nodes of a tile to a frame: kind FRAME to four rows or TILE_GRADIENT to six."""
+def _write(kind, rows, how, args, side, number, tiles, nodes, plane, lines, step, spare, other, width, like, beyond=0):
+    """The nodes of a tile to a frame, from ``beyond`` bytes of each place on: kind FRAME to four rows or TILE_GRADIENT
+    to six."""
     for j in range(NODES):
         s = _strided(nodes + j * plane, NODES * plane, like)
         _lines(kind, rows, SET, _put_whole, s, _strided(lines + j * step, NODES * step, like), s[0], width)
-    corner, other = _corner(args, side, number, tiles), pointer(other, like)
+    start, down, across, turned = _corner(args, side, number, tiles)
+    corner, other = (start + beyond, down, across, turned), pointer(other, like)
     for i in range(rows):
         s = _strided(lines + i * NODES * step, step, like)
         _lines(kind, rows, how, _put_part, s, _row(args, corner, i, spare, like), other, width)
@@ -344,7 +347,8 @@ def convolve(like):
 @Kernel
 def gradients(like):
     """Of COUNT frames, grad_x += B [(A dy A') U'] B' and grad_U' += (A dy A')' (B' d B), with U' [36, C', C_]; one
-    grad_U' for each thread that has frames, of which there are BIAS that were not written to before (or 0)."""
+    grad_U' for each thread that has frames, of which there are BIAS that were not written to before (or 0). What has
+    no address (0) is left out."""
     args = integers(like)
     tiles, count, group = load(args, TILES), load(args, COUNT), load(args, GROUP)
     into, out, size = load(args, INTO), load(args, OUT), size_of(like)
@@ -368,21 +372,59 @@ def gradients(like):
     for start in range(first * tiles, last * tiles, group):
         some = min(group, last * tiles - start)
         for t in range(some):
-            at = v + t * of_v * size
-            _read(TILE, 6, args, X, start + t, tiles, at, plane_v, lines, step, zeros, into, like)
             at = m + t * of_m * size
             _read(FRAME_GRADIENT, 4, args, Y, start + t, tiles, at, plane_m, lines, step, zeros, out, like)
-        for k in range(NODES * NODES):
-            of_v_k, of_m_k = v + k * plane_v, m + k * plane_m
-            adds, to = start > first * tiles or not fresh, of_u + k * rows * of_v * size
-            _multiply(adds, of_m_k, 1, of_m, of_v_k, to, rows, some, of_v, like)
+        if load(args, GRAD_WEIGHT):
+            for t in range(some):
+                at = v + t * of_v * size
+                _read(TILE, 6, args, X, start + t, tiles, at, plane_v, lines, step, zeros, into, like)
+            adds = start > first * tiles or not fresh
+            for k in range(NODES * NODES):
+                to = of_u + k * rows * of_v * size
+                _multiply(adds, m + k * plane_m, 1, of_m, v + k * plane_v, to, rows, some, of_v, like)
+        if load(args, GRAD_X):
+            for k in range(NODES * NODES):
+                u = load(args, WEIGHT_AT) + k * out * of_v * size
+                _multiply(False, m + k * plane_m, of_m, 1, u, v + k * plane_v, -(-some // 4) * 4, out, of_v, like)
+            for t in range(some):
+                at, to = v + t * of_v * size, start + t
+                _write(TILE_GRADIENT, 6, ADD, args, GRAD_X, to, tiles, at, plane_v, lines, step, spare, at, into, like)
+
+
+V, M = GRAD_X, GRAD_X + 1
+
+
+@Kernel
+def transpose(like):
+    """x += B [(A dy A') U'] B' of COUNT tiles, of which threads share tiles, then nodes, then channels, as tiles
+    overlap: for frames fewer than threads. V [36, GROUP, C_] and M [36, GROUP, C'_] are theirs together."""
+    args = integers(like)
+    tiles, count, group = load(args, TILES), load(args, COUNT), load(args, GROUP)
+    into, out, size = load(args, INTO), load(args, OUT), size_of(like)
+    of_v, of_m = _padded(into), _padded(out)
+    plane_v, plane_m = (group * of_v + LANES) * size, (group * of_m + LANES) * size
+    step = max(of_v, of_m) * size
+    zeros = load(args, SCRATCH) + part() * load(args, OF_THREAD) * size
+    spare, lines = zeros + step, zeros + 2 * step
+    _clear(pointer(zeros, like), max(of_v, of_m))
+    v, m = load(args, V), load(args, M)
+    for start in range(0, count, group):
+        some = min(group, count - start)
+        first, last = share(some)
+        for t in range(first, last):
+            at = m + t * of_m * size
+            _read(FRAME_GRADIENT, 4, args, Y, start + t, tiles, at, plane_m, lines, step, zeros, out, like)
+        together()
+        first, last = share(NODES * NODES)
+        for k in range(first, last):
             u = load(args, WEIGHT_AT) + k * out * of_v * size
-            _multiply(False, of_m_k, of_m, 1, u, of_v_k, -(-some // 4) * 4, out, of_v, like)
+            _multiply(False, m + k * plane_m, of_m, 1, u, v + k * plane_v, -(-some // 4) * 4, out, of_v, like)
+        together()
+        first, last = share(of_v // LANES)
+        width, beyond = min(last * LANES, into) - first * LANES, first * LANES * size
         for t in range(some):
-            at = v + t * of_v * size
-            _write(
-                TILE_GRADIENT, 6, ADD, args, GRAD_X, start + t, tiles, at, plane_v, lines, step, spare, at, into, like
-            )
+            at, to = v + t * of_v * size + beyond, start + t
+            _write(TILE_GRADIENT, 6, ADD, args, X, to, tiles, at, plane_v, lines, step, spare, at, width, like, beyond)
 
 
 FROM, TO, PLANE, KERNELS, WIDTH, LINES, OF_LINES = range(7)

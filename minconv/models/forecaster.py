@@ -1,6 +1,7 @@
 """The one encoder, residual stack and decoder around every cell."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from minconv.core.cells import CELLS, PEERS, Cell, State, cell_class
 from minconv.core.layers import check_dtype, constant_weights, on_frames
 from minconv.core.scan import transformed
+from minconv.models.closed_loop import as_one, frame_by_frame
 from minconv.models.norms import residual_norm_of
 from minconv.models.pretrained import Pretrained
 from minconv.runtime.checks import whole
@@ -112,14 +114,11 @@ class Forecaster(Pretrained):
         frames, ahead = self._ahead(frames, horizon)
         with constant_weights():
             prediction, states = self.advance(frames)
-            predictions = [prediction]
-            for step in range(horizon):
-                last = prediction[:, -1:]
-                if ahead is not None:
-                    last = torch.cat([last, ahead[:, step : step + 1]], dim=2)
-                prediction, states = self.advance(last, states)
-                predictions.append(prediction)
-        return torch.cat(predictions, dim=1)
+            if not horizon:
+                return prediction
+            known = type(self).advance is Forecaster.advance
+            loop = (as_one(self, prediction) if known else None) or partial(frame_by_frame, self)
+            return torch.cat([prediction, loop(prediction[:, -1], states, ahead, horizon)], dim=1)
 
     def _ahead(self, frames: Tensor, horizon: int) -> tuple[Tensor, Tensor | None]:
         """The T frames seen, and the known channels [B, horizon, K, H, W] of those to come."""

@@ -44,6 +44,7 @@ def fit_all(
     """Trains every run, or what is left of it, with ``fit``: one after another, or on the CPU one a core.
 
     Small models leave two threads idle half of the time; two processes of one thread each do about 1.4 times the work.
+    The seeds of one run share a process, so that for all cores seeds are best given a run each.
     What cannot be sent to other processes, such as a lambda or a class of a notebook, is trained in this one, with a
     warning.
 

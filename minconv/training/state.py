@@ -1,6 +1,7 @@
 """Where a run stands: one state, which is saved and restored."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -58,9 +59,13 @@ class State:
     def tensors(self) -> dict[str, Tensor]:
         """What, with ``header``, is enough to go on."""
         found = self.weights() | {f"best/{name}": weight for name, weight in self.best.items()}
-        for name, weight in self.ensemble.model.named_parameters():
+        for name, weights in self._parameters():
             for kind, optimizer in self.optimizers.items():
-                found |= {f"{kind}/{key}/{name}": value for key, value in optimizer.state.get(weight, {}).items()}
+                states = [optimizer.state.get(weight, {}) for weight in weights]
+                for key, value in states[0].items():
+                    several = len(states) > 1 and value.dim()
+                    value = torch.stack([state[key] for state in states]) if several else value
+                    found[f"{kind}/{key}/{name}"] = value
         return found | {"losses": self.losses} if self.step else found
 
     @torch.no_grad()
@@ -76,21 +81,27 @@ class State:
             if kind == "best/model/":
                 self.best = self.weights()
         used = 0
-        for name, weight in self.ensemble.model.named_parameters():
+        for name, weights in self._parameters():
             for kind, optimizer in self.optimizers.items():
                 for key in MOMENTS[kind]:
                     moment = tensors.get(f"{kind}/{key}/{name}")
                     if moment is not None:  # there is none of a weight without a gradient
                         used += 1
-                        moment = moment.to(weight.device)
-                        # laid out as the weight: the optimizer goes along both at once
-                        optimizer.state[weight][key] = (
-                            torch.empty_like(weight).copy_(moment) if moment.dim() else moment
-                        )
+                        for s, weight in enumerate(weights):
+                            own = moment[s] if len(weights) > 1 and moment.dim() else moment
+                            # laid out as the weight: the optimizer goes along both at once
+                            optimizer.state[weight][key] = (
+                                torch.empty_like(weight).copy_(own) if own.dim() else own.to(weight.device, copy=True)
+                            )
         if used != sum(name.split("/")[0] in MOMENTS for name in tensors):
-            raise KeyError("moments of other weights, or of models that were stacked and no longer can be, or now can")
+            raise KeyError("moments of other weights")
         if self.step:
             self.losses.copy_(tensors["losses"])
+
+    def _parameters(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """Every parameter's name in a single model, and those that are it: one, or one of each seed."""
+        for found in zip(*(member.named_parameters() for member in self.ensemble.members), strict=True):
+            yield found[0][0], [weight for _, weight in found]
 
     def put_best(self) -> None:
         """Puts the best weights into the models."""

@@ -199,7 +199,7 @@ def test_where_no_cache_can_be_written_code_is_compiled_anew(monkeypatch):
     assert padded.view(4, 3).tolist() == [[3, 4, 5], [0, 1, 2], [3, 4, 5], [0, 1, 2]]
 
 
-@pytest.mark.parametrize("name", ["cpu_loops", "recurrent_loops", "winograd_loops"])
+@pytest.mark.parametrize("name", ["cpu_loops", "program", "recurrent_loops", "rollout_loops", "winograd_loops"])
 def test_files_of_loops_change_with_what_they_are_written_with(name):
     """Numba's cache of a file knows of no change in another."""
     digest = hashlib.sha256(Path(kernels.__file__).read_bytes()).hexdigest()[:8]

@@ -33,6 +33,7 @@ from torch.nn.functional import mse_loss
 from minconv.data.windows import Windows, fixed_windows
 from minconv.runtime.device import pick_device
 from minconv.training import Run, fit, load_weights, read_log, restore
+from minconv.training.ensemble import Ensemble
 from minconv.training.folder import read_checkpoint
 from minconv.training.muon import Muon
 
@@ -50,6 +51,15 @@ def test_same_seed_same_weights_another_seed_others(tmp_path):
     assert not any(
         torch.equal(weight, other[name]) for name, weight in load_weights(one)[1].items() if weight.dim() > 1
     )
+
+
+def test_on_the_cpu_seeds_are_not_stacked(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        sys.modules["minconv.training.fit"], "Ensemble", lambda *args: made.append(Ensemble(*args)) or made[-1]
+    )
+    train_one(tmp_path, (1, 2))
+    assert [ensemble.is_stacked for ensemble in made] == [False]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +219,7 @@ def test_clipping_bounds_each_seeds_norm_and_keeps_its_direction(tmp_path, monke
 
         def step(optimizer):
             weights = optimizer.param_groups[0]["params"]
-            seen.append(torch.cat([weight.grad.reshape(len(seeds), -1) for weight in weights], 1).clone())
+            seen.append(torch.cat([weight.grad.flatten() for weight in weights]).view(len(seeds), -1))  # one by one
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:

@@ -10,8 +10,8 @@ from minconv.training.state import State
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def begun(cell: str = "minconvlstm", seeds=(1, 2)) -> State:
-    return State(Ensemble([build(seed, cell) for seed in seeds]), list(seeds), SETTINGS)
+def begun(cell: str = "minconvlstm", seeds=(1, 2), stack: bool = True) -> State:
+    return State(Ensemble([build(seed, cell) for seed in seeds], stack), list(seeds), SETTINGS)
 
 
 def step(state: State) -> None:
@@ -39,6 +39,19 @@ def test_restored_it_goes_on_alike():
     assert other.header() == state.header() and other.best_losses.tolist() == pytest.approx([0.5, 0.6])
     for name, weight in other.weights().items():  # the second seed became better, the first did not
         assert torch.equal(other.best[name][1], weight[1]) and not torch.equal(other.best[name][0], weight[0])
+
+
+@pytest.mark.parametrize("stack", [True, False])
+def test_what_was_stacked_goes_on_apart_and_back(stack):
+    state, other = begun(stack=stack), begun(stack=not stack)
+    step(state)
+    other.restore(state.tensors(), state.header())
+    for one in (state, other):
+        step(one)
+    found, expected = other.tensors(), state.tensors()
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("cell", ["minconvgru", "convgru"])
