@@ -1,6 +1,7 @@
 """The numbers of an experiment as one table, for a notebook, the README and a JSON beside the figures.
 
-``results`` makes a plain dictionary of errors by setting, model and seed, ``table`` Markdown of it.
+``results`` makes a plain dictionary of errors by setting, model and seed, ``table`` Markdown of it; ``losses`` puts the
+logs of trainings side by side, ``minutes_to`` says how long they take to an error.
 """
 
 import math
@@ -8,7 +9,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
+
+from minconv.runtime.names import STYLE
 
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -80,6 +84,86 @@ def table(
     except KeyError as error:
         raise ValueError(f"results must hold {error}; run the notebook that makes them again") from error
     return markdown_table(header, rows, words=2, notes=below)
+
+
+def columns_table(
+    head: str, columns: Mapping[str, xr.DataArray], form: str = ".2f", words: int = 1, notes: Sequence[str] = ()
+) -> str:
+    """Markdown table of columns by their headers: over a common dimension, whose values name the rows, or that and
+    seed, of which mean ± sample standard deviation are told. What is no number stands as it is.
+
+    Args:
+        head: above the names of rows.
+        form: of a number, such as ``.1e``.
+        words: how many columns, that of the names included, hold words.
+        notes: below the table.
+    """
+
+    def cell(value: xr.DataArray) -> str:
+        if "seed" in value.dims:
+            return plus_minus(value.values.tolist(), int(form.strip(".f")))
+        return str(value.item()) if value.dtype.kind in "OU" else f"{value.item():{form}}"
+
+    (dim,) = {str(name) for column in columns.values() for name in column.dims if name != "seed"}
+    names = next(iter(columns.values()))[dim].values.tolist()
+    rows = [
+        [
+            STYLE[name]["label"] if name in STYLE else str(name),
+            *(cell(column.sel({dim: name})) for column in columns.values()),
+        ]
+        for name in names
+    ]
+    return markdown_table([head, *columns], rows, words, notes)
+
+
+def losses(logs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> xr.Dataset:
+    """Logs by setting and model, as of ``Experiment.logs``, side by side.
+
+    Returns:
+        ``train_loss`` and ``validation_loss`` over (setting, model, seed, epoch), NaN where a setting has no such
+        model; and ``seconds`` of an epoch over (setting, model), by the fastest tenth of its epochs, since other work
+        may share the machine at times.
+    """
+
+    def log(rows: Sequence[Mapping[str, float]]) -> xr.Dataset:
+        places = {
+            "seed": sorted({int(row["seed"]) for row in rows}),
+            "epoch": sorted({int(row["epoch"]) for row in rows}),
+        }
+        found = {name: xr.DataArray(math.nan, places, ("seed", "epoch")) for name in ("train_loss", "validation_loss")}
+        for row in rows:
+            for name, values in found.items():
+                values.loc[{"seed": row["seed"], "epoch": row["epoch"]}] = row[name]
+        return xr.Dataset(found | {"seconds": float(np.quantile([row["seconds"] for row in rows], 0.1))})
+
+    def side_by_side(name: str, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+        index = xr.IndexVariable(name, list(found))
+        return xr.concat([*found.values()], index, join="outer", coords="minimal", compat="override")
+
+    models = list(dict.fromkeys(model for found in logs.values() for model in found))
+    together = side_by_side(
+        "setting",
+        {name: side_by_side("model", {m: log(rows) for m, rows in found.items()}) for name, found in logs.items()},
+    )
+    return together.sel(model=models)
+
+
+def minutes_to(losses: xr.Dataset, reference: str) -> xr.Dataset:
+    """How long trainings take until their validation loss, in the mean over seeds, is what ``reference`` ends with.
+
+    Args:
+        losses: of :func:`losses`.
+        reference: one of the models.
+
+    Returns:
+        Over (setting, model): ``epoch``, the first after which it is, and ``minutes`` up to then, NaN where it never
+        is; ``whole``, minutes of all epochs.
+    """
+    mean = losses.validation_loss.mean("seed")
+    there = mean <= mean.sel(model=reference).isel(epoch=-1)
+    epoch = losses.epoch.where(there).min("epoch")
+    minutes = losses.seconds / 60
+    return xr.Dataset({"epoch": epoch, "minutes": epoch * minutes, "whole": losses.sizes["epoch"] * minutes})
 
 
 def best(content: Mapping[str, Any], setting: str, column: str, models: Sequence[str]) -> Mapping[str, Any] | None:

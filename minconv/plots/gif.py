@@ -1,14 +1,19 @@
-"""A film as a GIF, for pages that run no script."""
+"""Films as GIFs, for pages that run no script."""
 
 import io
+from base64 import b64encode
 from itertools import chain
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from IPython.display import HTML
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from minconv.plots.films import Film
+from minconv.plots.axes import largest, words
+from minconv.plots.films import SCREEN, Film
+from minconv.plots.trajectories import film_rows
 from minconv.runtime.checks import positive
 
 LAST = 2500  # milliseconds that the last frame stays
@@ -20,7 +25,57 @@ def gif(fields: xr.DataArray, context: int, milliseconds: int = 160, **options: 
     Args:
         milliseconds: duration of a frame.
     """
-    made, duration = Film(fields, context, **options), int(positive("milliseconds", milliseconds))
+    return _written(Film(fields, context, **options), milliseconds)
+
+
+def animation(fields: xr.DataArray, label: str = "vorticity (1 / unit time)", milliseconds: int = 120) -> bytes:
+    """Rows of fields side by side as a GIF, with the time above them and one symmetric colour scale.
+
+    Args:
+        fields: over (row, time, y, x) or (time, y, x).
+        label: what the colours mean, with units.
+        milliseconds: duration of a frame.
+    """
+    return _written(_Fields(film_rows(fields), label), milliseconds)
+
+
+def moving(gif: bytes, words: str) -> HTML:
+    """A GIF for a notebook, that moves on a page without a kernel as well; ``words`` say what it shows."""
+    return HTML(f'<img src="data:image/gif;base64,{b64encode(gif).decode()}" alt="{words}">')
+
+
+class _Fields:
+    """What :func:`animation` shows at one time."""
+
+    def __init__(self, fields: xr.DataArray, label: str):
+        self.times, self.pictures = fields.time.values, fields.values
+        names, side, wide = fields.row.values.tolist(), 1.92, 2.02 * fields.sizes["row"] + 0.1
+        self.fig = plt.figure(figsize=(wide + 0.75, side + 0.6), dpi=SCREEN)
+        self.fig.set_layout_engine("none")
+        width, height = self.fig.get_size_inches()
+        bound, self.images = largest(self.pictures), []
+        for number, name in enumerate(names):
+            ax = self.fig.add_axes(((0.1 + number * (side + 0.1)) / width, 0.1 / height, side / width, side / height))
+            ax.set(xticks=[], yticks=[], title=words(name))
+            ax.spines[:].set(visible=True, color="0.4")
+            pixels, scale = np.zeros(self.pictures.shape[2:]), {"vmin": -bound, "vmax": bound}
+            few = plt.get_cmap("RdBu_r", 48)  # a file half as large
+            self.images.append(ax.imshow(pixels, cmap=few, interpolation="nearest", aspect="auto", **scale))
+        bar = self.fig.add_axes(((wide - 0.05) / width, 0.1 / height, 0.1 / width, side / height))
+        self.fig.colorbar(self.images[0], cax=bar).set_label(label, labelpad=1)
+        self.title = self.fig.text(0.1 / width, 1 - 0.22 / height, "", fontsize=10)
+        plt.close(self.fig)
+
+    def show(self, number: int) -> list:
+        """Draws the frame of that number, from 0; returns what has changed."""
+        for image, row in zip(self.images, self.pictures, strict=True):
+            image.set_data(row[number])
+        self.title.set_text(f"t = {self.times[number]:g}")
+        return [*self.images, self.title]
+
+
+def _written(made: Film | _Fields, milliseconds: int) -> bytes:
+    duration = int(positive("milliseconds", milliseconds))
     canvas, pictures = FigureCanvasAgg(made.fig), []
     for artist in made.show(0):  # what stays is drawn once
         artist.set_animated(True)
@@ -38,7 +93,7 @@ def gif(fields: xr.DataArray, context: int, milliseconds: int = 160, **options: 
     return file.getvalue()
 
 
-def _palette(made: Film, picture: np.ndarray) -> np.ndarray:
+def _palette(made: Film | _Fields, picture: np.ndarray) -> np.ndarray:
     """One palette [256, 3] for all pictures, so that what does not move is stored once: scales, white, and the rest."""
     scales = {image.cmap.name: image.cmap for image in made.images}.values()
     places = np.linspace(0, 1, 192 // len(scales))

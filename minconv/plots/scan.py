@@ -38,9 +38,10 @@ def scan_schematic(steps: int = 8) -> Figure:
         ax.grid(visible=False)
     ax.plot([], [], **_node("white"), label="several steps in one")
     ax.plot([], [], **_node(BLUE), label="all steps up to t: $h_t$")
-    axes[0].set_ylabel("one after another")
+    axes[0].set_ylabel("sequential step")
     axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].invert_yaxis()
+    letters(axes)
     legend_above(fig, ax)
     return fig
 
@@ -58,6 +59,7 @@ def scan_accuracy(data: xr.Dataset) -> Figure:
         ax = fig.axes[0]
         ax.plot(data.T, data.spacing, **GUIDE | {"color": "0.5"})
         note(ax, "spacing of float32\nnumbers at $A_T$", (data.T[0], data.spacing[0]), (0, 16))
+    letters(fig.axes)
     return fig
 
 

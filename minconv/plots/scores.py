@@ -1,8 +1,7 @@
-"""Losses, errors and scores: by epoch, by predicted time, by lead time, by latitude, by setting."""
+"""Losses and scores: by epoch, by lead time, by latitude, by season."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,12 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from minconv.evaluation.errors import PHASES
 from minconv.plots.axes import axis_label, lead_words, legend_above, letters, lines_by, log_axes, note, titled, words
-from minconv.plots.style import BLACK, GUIDE, MEAN, PAGE, SEASONS, SETTINGS, STYLE
+from minconv.plots.style import GUIDE, PAGE, SEASONS, STYLE
 from minconv.runtime.checks import choice, needs
 
-LINEAR = ("correlation", "variance_ratio", "mean")  # variables on linear axes; errors are on logarithmic ones
 USEFUL = 0.6  # anomaly correlation above which a forecast counts as useful
 BASELINES = (DAMPED := "damped persistence", "persistence", "climatology", "ridge regression")
 RATIO = "beside damped persistence"
@@ -47,123 +44,6 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], units: st
     axes[0].set_ylabel(axis_label(loss, "loss"))
     letters(axes)
     legend_above(fig, axes[0], titled(title))
-    return fig
-
-
-def error_curves(dataset: xr.Dataset, variables: Sequence[str] = ("rmse", "correlation")) -> Figure:
-    """Errors by predicted time: mean over seeds, a band of one standard deviation; the closed loop is marked.
-
-    Args:
-        dataset: from :func:`minconv.evaluation.errors.collect`; a model ``persistence`` is drawn in black.
-        variables: one panel for each.
-    """
-    _named("dataset", dataset, variables, "time")
-    fig, axes = plt.subplots(1, len(variables), figsize=(PAGE, 2.8), squeeze=False, sharex=True)
-    for ax, name in zip(axes[0], variables, strict=True):
-        lines_by(ax, dataset[name], "model", "time", STYLE)
-        ax.set(xlabel=axis_label(dataset.time, "time"), ylabel=axis_label(dataset[name], name))
-        if name not in LINEAR:
-            log_axes(ax)
-        _mark_closed_loop(ax, dataset.attrs["context"] + 0.5)
-    legend_above(fig, axes[0, 0])
-    return fig
-
-
-def rmse_summary(parts: xr.Dataset) -> Figure:
-    """RMSE of every model and seed (dots) with its mean (bar), and persistence as a line.
-
-    Args:
-        parts: ``teacher_forced`` and ``closed_loop`` over (model, seed), from ``evaluation.errors.summary``.
-    """
-    needs("parts", parts, ("teacher_forced", "closed_loop"), ("model", "seed"))
-    models = [model for model in parts.model.values.tolist() if model != "persistence"]
-    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 0.25 * len(models) + 1.1), sharey=True)
-    for ax, name, title in zip(axes, ("teacher_forced", "closed_loop"), PHASES, strict=True):
-        for row, model in enumerate(models):
-            _dots(ax, parts[name].sel(model=model).values, row, STYLE[choice("model", model, STYLE)], MEAN)
-        if "persistence" in parts.model:
-            value = float(parts[name].sel(model="persistence").mean())
-            ax.axvline(value, color=BLACK, linestyle=STYLE["persistence"]["linestyle"])
-        ax.set(title=title, xlabel=axis_label(parts[name], "RMSE").replace(f", {title}", ""))
-        ax.grid(axis="y", visible=False)
-    axes[0].set_yticks(range(len(models)), [STYLE[model]["label"] for model in models])
-    axes[0].set_ylim(len(models) - 0.4, -0.6)
-    axes[0].plot([], [], "o", color="0.5", label="one seed")
-    axes[0].plot([], [], **MEAN, label="mean over seeds")
-    if "persistence" in parts.model:
-        axes[0].plot([], [], **STYLE["persistence"])
-    legend_above(fig, axes[0])
-    return fig
-
-
-def ablations(errors: xr.DataArray) -> Figure:
-    """RMSE of every setting, model and seed (dots) with its mean (bar); the first setting's means go on as lines.
-
-    Args:
-        errors: over (setting, model, seed), such as ``closed_loop`` of ``evaluation.errors.summary``.
-    """
-    needs("errors", errors, (), ("setting", "model", "seed"))
-    settings, models = errors.setting.values.tolist(), errors.model.values.tolist()
-    fig, ax = plt.subplots(figsize=(PAGE, 0.17 * len(settings) * len(models) + 1.0))
-    apart, mean = 0.5 / len(models), MEAN | {"markersize": 8}
-    for number, model in enumerate(models):
-        style = STYLE[choice("model", model, STYLE)]
-        for row, setting in enumerate(settings):
-            place = row + apart * (number - (len(models) - 1) / 2)
-            _dots(ax, errors.sel(model=model, setting=setting).values, place, style, mean)
-        first = float(errors.sel(model=model).isel(setting=0).mean())
-        ax.axvline(first, color=style["color"], linestyle=style["linestyle"], linewidth=0.8)
-        ax.plot([], [], style["marker"], color=style["color"], label=style["label"] + ", one seed")
-    ax.plot([], [], **mean, label="mean over seeds")
-    ax.set(xlabel=axis_label(errors, "RMSE"))
-    ax.set_yticks(range(len(settings)), settings)
-    ax.set_ylim(len(settings) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
-    legend_above(fig, ax)
-    return fig
-
-
-def directions(losses: xr.DataArray, changes: xr.DataArray) -> Figure:
-    """How fast settings learn, and into how many directions training moves the kernels.
-
-    Args:
-        losses: over (setting, seed, epoch); settings of :data:`SETTINGS`.
-        changes: over (setting, seed, place), from ``probes.kernel_changes``.
-    """
-    needs("losses", losses, (), ("setting", "seed", "epoch"))
-    needs("changes", changes, (), ("setting", "seed", "place"))
-    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9))
-    for ax, values, x in zip(axes, (losses, changes), ("epoch", "place"), strict=True):
-        lines_by(ax, values, "setting", x, SETTINGS, extremes=True)
-        ax.set(xlabel=axis_label(values[x], x), ylabel=axis_label(values, str(values.name)))
-        log_axes(ax)
-    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_above(fig, axes[0])
-    return fig
-
-
-def reach(influence: xr.DataArray, errors: xr.DataArray) -> Figure:
-    """How far a change reaches in one step, of the flow and of the models; and the error by the reach of the kernels.
-
-    Args:
-        influence: over (setting, distance), from ``evaluation.errors.influence``; settings of :data:`SETTINGS`.
-        errors: over (setting, model, seed), with a coordinate ``reach`` (cells) along setting.
-    """
-    needs("influence", influence, (), ("setting", "distance"))
-    needs("errors", errors, (), ("setting", "model", "seed"))
-    fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.9))
-    lines_by(left, influence, "setting", "distance", SETTINGS)
-    left.set(xlabel=axis_label(influence.distance, "distance"), ylabel=axis_label(influence, "response"))
-    log_axes(left)
-    errors = errors.sortby("reach")
-    for model in errors.model.values.tolist():
-        style = STYLE[choice("model", model, STYLE)]
-        rows = errors.sel(model=model).transpose("seed", "setting").values
-        right.plot(errors.reach.values, rows.mean(0), **style)
-        right.plot(errors.reach.values, rows.T, style["marker"], color=style["color"], alpha=0.3)
-    right.set(xlabel=axis_label(errors.reach, "reach"), ylabel=axis_label(errors, "RMSE"))
-    left.legend()
-    right.legend()
     return fig
 
 
@@ -311,24 +191,6 @@ def _named(name: str, dataset: xr.Dataset, variables: Sequence[str], x: str) -> 
     if not variables:
         raise ValueError(f"variables must name at least one variable of {name}; got none")
     needs(name, dataset, variables, ("model", "seed", x))
-
-
-def _dots(ax: Axes, values: np.ndarray, row: float, style: Mapping[str, Any], mean: Mapping[str, Any]) -> None:
-    """A dot for every seed in its row, and a bar at their mean; in its place how many are not finite, if any."""
-    fine = values[np.isfinite(values)]
-    ax.plot(fine, [row] * len(fine), style["marker"], color=style["color"], alpha=0.7)
-    if len(fine) == len(values):
-        ax.plot(values.mean(), row, **mean)
-    else:
-        lost = f"not finite: {len(values) - len(fine)} of {len(values)}"
-        ax.text(0.02, row, lost, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
-
-
-def _mark_closed_loop(ax: Axes, start: float) -> None:
-    """A vertical line where teacher forcing ends, with both sides named."""
-    ax.axvline(start, color="0.4", linewidth=0.8)
-    for text, offset, side in zip(PHASES, (-4, 4), ("right", "left"), strict=True):
-        note(ax, text, (start, 1), (offset, 2), xycoords=("data", "axes fraction"), ha=side)
 
 
 def _latitudes(ax: Axes, lat: np.ndarray, step: int) -> None:

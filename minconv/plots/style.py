@@ -19,12 +19,12 @@ BACKENDS = {
     "triton": style("fused, GPU", ORANGE, "D"),
     "copy": style("copying as many bytes", "0.5", ""),
 }
-SETTINGS = {
+SETTINGS = {  # from light to dark as they get better; no colours of models
     "truth": STYLE["truth"],
-    "published": style("published", PURPLE, "s", (0, (4, 1, 1, 1))),
-    "no weight decay": style("no weight decay", SKY, "v", (0, (4, 2))),
-    "recipe with Adam": style("recipe with Adam", GREEN, "D", (0, (5, 1))),
-    "recipe": style("recipe", VERMILION, "o"),
+    "published": style("published", "#C3A5DC", "s", (0, (4, 1, 1, 1))),
+    "no weight decay": style("no weight decay", "#9A6CC4", "v", (0, (4, 2))),
+    "recipe with Adam": style("recipe with Adam", "#7136A8", "D", (0, (5, 1))),
+    "recipe": style("recipe", "#42107A", "o"),
 }
 STENCILS = {
     "two": style("two points", SKY, "v", (0, (1, 1))),
@@ -41,12 +41,13 @@ ACTIVATIONS = {
     "ReLU, batch norm": style("ReLU, batch norm", BLUE, "h", (0, (6, 1.5))),
 }
 SCHEMES = (
-    style("", VERMILION, "o"),
-    style("", BLUE, "s", (0, (4, 1, 1, 1))),
-    style("", GREEN, "^", (0, (1, 1))),
+    style("", "#00677E", "o"),
+    style("", "#8F5A00", "s", (0, (4, 1, 1, 1))),
+    style("", "0.5", "^", (0, (1, 1))),
 )
 SEASONS = {"DJF": ("#1B2A6B", "s"), "MAM": ("#117733", "^"), "JJA": ("#CC6677", "o"), "SON": ("#999933", "D")}
 MEAN = {"color": BLACK, "marker": "|", "linestyle": "", "markersize": 13, "markeredgewidth": 1.3}
+SEEN = {"color": "0.93", "linewidth": 0, "zorder": 0}  # behind frames that are predicted from true ones
 GUIDE = {"color": "0.4", "linewidth": 0.8, "zorder": 1}  # a line to read others by
 
 plt.rcParams.update(

@@ -1,7 +1,7 @@
-"""Trajectories and forecasts of the flow: frames, films, spectra, statistics."""
+"""Trajectories and forecasts of the flow: frames, spectra, statistics; and what solving them costs."""
 
-import io
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,12 +10,21 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from PIL import Image
 
 from minconv.evaluation.errors import PHASES
-from minconv.plots.axes import axis_label, clipped, largest, legend_above, lines_by, words
-from minconv.plots.style import COLUMN, PAGE, SCHEMES, STYLE
-from minconv.runtime.checks import needs, positive, whole
+from minconv.plots.axes import (
+    axis_label,
+    clipped,
+    largest,
+    legend_above,
+    letters,
+    lines_by,
+    log_axes,
+    note,
+    words,
+)
+from minconv.plots.style import COLUMN, GUIDE, PAGE, SCHEMES, STYLE
+from minconv.runtime.checks import needs, whole
 
 LETTER = 0.085  # inches of a colour bar's label
 
@@ -29,7 +38,8 @@ def frames_strip(
         fields: over (row, time, y, x) or (time, y, x), with coordinates ``time`` and ``row`` (names of
             :data:`STYLE` or any words).
         context: number of teacher-forced frames; marks the columns after it, made in the closed loop.
-        errors: draw every row but the first as its absolute error, with a second colour scale.
+        errors: draw every row but the first as its absolute error, with a second colour scale, and write the frame's
+            RMSE × 100 into its corner.
         label: what the colours mean, with units.
     """
     fields = film_rows(fields)
@@ -50,38 +60,19 @@ def frames_strip(
     for time, ax in zip(times, axes[0], strict=True):
         ax.set_title(f"t = {time:g}")
     bound, together = largest(pictures[:1]), 1 if errors else len(rows)
-    _show(fig, axes[:together], pictures[:together], label, cmap="RdBu_r", vmin=-bound, vmax=bound)
+    first = label.partition(" (")[0] if errors else label  # the units stand at the other scale, which is as high
+    _show(fig, axes[:together], pictures[:together], first, cmap="RdBu_r", vmin=-bound, vmax=bound)
     if errors:
-        label, worst = f"absolute error of {label}", largest(pictures[1:])
+        worst = largest(pictures[1:])
+        label = f"absolute error of {label}"
         _show(fig, axes[1:], pictures[1:], label, cmap="magma_r", vmin=0, vmax=worst)
+        for ax, value in zip(axes[1:].flat, np.sqrt(np.square(pictures[1:]).mean((-2, -1))).flat, strict=True):
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
+            place = {"transform": ax.transAxes, "ha": "right", "va": "bottom", "fontsize": 6.5, "bbox": box}
+            ax.text(0.97, 0.04, f"{100 * value:.1f}", **place)
     if context is not None:
         _mark_columns(axes, times > context)
     return fig
-
-
-def animation(fields: xr.DataArray, scale: int = 4, milliseconds: int = 120) -> bytes:
-    """A GIF of the rows side by side in one symmetric colour scale, for ``IPython.display.Image``.
-
-    Args:
-        fields: over (row, time, y, x) or (time, y, x).
-        scale: pixels on the screen for one of the grid.
-        milliseconds: duration of a frame.
-    """
-    fields, scale = film_rows(fields), whole("scale", scale, least=1)
-    limit = largest(fields.values)
-    levels = np.nan_to_num((fields.values / limit + 1) / 2, nan=0.5).clip(0, 1)
-    pixels = np.flip((levels * 63).round().astype(np.uint8), 2).repeat(scale, 2).repeat(scale, 3)
-    gap = np.full((*pixels.shape[1:3], scale), 64, np.uint8)
-    wide = [part for row in pixels for part in (gap, row)][1:]
-    colours = np.vstack([plt.get_cmap("RdBu_r")(np.linspace(0, 1, 64)), (0.3, 0.3, 0.3, 1)])  # few: a small file
-    palette = (colours[:, :3] * 255).round().astype(np.uint8).tobytes()
-    pictures = [Image.fromarray(frame) for frame in np.concatenate(wide, -1)]
-    for picture in pictures:
-        picture.putpalette(palette)
-    file = io.BytesIO()
-    duration = int(positive("milliseconds", milliseconds))
-    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
-    return file.getvalue()
 
 
 def spectrum(spectra: xr.DataArray, label: str = "enstrophy (1 / unit time)²") -> Figure:
@@ -103,7 +94,7 @@ def spectrum(spectra: xr.DataArray, label: str = "enstrophy (1 / unit time)²") 
     return fig
 
 
-def model_spectra(dataset: xr.Dataset, time: int) -> Figure:
+def model_spectra(dataset: xr.Dataset, time: int, least: float = 1e-6) -> Figure:
     """Spectrum of every model's predictions at one time, beside the truth's, and the ratio of the two.
 
     Lines are means over seeds, bands reach from the least to the greatest.
@@ -111,6 +102,7 @@ def model_spectra(dataset: xr.Dataset, time: int) -> Figure:
     Args:
         dataset: from :func:`minconv.evaluation.errors.collect`.
         time: of the predicted frame.
+        least: where the axis ends; a ratio is drawn where the truth has more.
     """
     needs("dataset", dataset, ("spectrum",), ("model", "seed", "time", "k"))
     needs("dataset", dataset, ("spectrum_truth",), ("time", "k"))
@@ -118,17 +110,19 @@ def model_spectra(dataset: xr.Dataset, time: int) -> Figure:
         raise ValueError(f"time must be one of {dataset.time.values.tolist()}; got {time!r}")
     found = dataset[["spectrum", "spectrum_truth"]].sel(time=time, k=slice(1, None))
     truth = found.spectrum_truth
-    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9))
+    ratio = (found.spectrum / truth).sel(k=truth.k[truth > least])
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 3.1), sharex=True)
     lines_by(axes[0], found.spectrum, "model", "k", STYLE, extremes=True)  # over decades a deviation reaches below 0
     lines_by(axes[0], truth.expand_dims(model=["truth"]), "model", "k", STYLE)
-    lines_by(axes[1], found.spectrum / truth, "model", "k", STYLE, extremes=True)
+    lines_by(axes[1], ratio, "model", "k", STYLE, extremes=True)
     axes[1].axhline(1, **STYLE["truth"])
     for ax in axes:
         _wavenumbers(ax, found.spectrum)
+    axes[0].set_ylim(least, None)
     axes[0].set_ylabel(axis_label(dataset.spectrum, "enstrophy"))
-    axes[1].set_ylabel("enstrophy, prediction / truth")
-    axes[0].set_title(f"t = {time:g} frames")
-    legend_above(fig, axes[0])
+    axes[1].set_ylabel("prediction / truth")
+    letters(axes)
+    legend_above(fig, axes[0], f"t = {time:g} frames")
     return fig
 
 
@@ -136,17 +130,52 @@ def flow_statistics(data: xr.Dataset) -> Figure:
     """How a set of trajectories spins up, and how long its frames resemble each other; medians and quartiles.
 
     Args:
-        data: ``deviation`` over (grid, sample, time), each field's standard deviation, and ``correlation`` over
-            (grid, sample, lag), of frames that far apart; at most three grids.
+        data: ``deviation`` over (sample, time), each field's standard deviation, and ``correlation`` over (sample,
+            lag), of frames that far apart.
     """
-    needs("data", data, ("deviation",), ("grid", "sample", "time"))
-    needs("data", data, ("correlation",), ("grid", "sample", "lag"))
-    grids = data.grid.values.tolist()
-    styles = {name: style | {"label": name} for name, style in zip(grids, SCHEMES, strict=False)}
-    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6))
+    needs("data", data, ("deviation",), ("sample", "time"))
+    needs("data", data, ("correlation",), ("sample", "lag"))
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8))
     for ax, x, values in zip(axes, ("time", "lag"), (data.deviation, data.correlation), strict=True):
-        lines_by(ax, values.rename(sample="repeat"), "grid", x, styles)
-        ax.set(xlabel=f"{x} (unit times)", ylabel=axis_label(values, values.name), ylim=(0, None))
+        row = values.rename(sample="repeat").expand_dims(model=["truth"])
+        lines_by(ax, row, "model", x, STYLE)
+        ax.set(xlabel=axis_label(data[x], x), ylabel=axis_label(values, values.name), xlim=(0, None), ylim=(0, None))
+    letters(axes)
+    return fig
+
+
+def solver_convergence(schemes: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Error of time stepping schemes by step, with the slopes they should have, and by cost.
+
+    Args:
+        schemes: by label, each with ``step`` (unit times), ``error`` (relative L2), ``seconds`` (per sample and
+            unit time) as sequences of one length, its ``order``, and ``default``, the step that is ringed; at most
+            three.
+    """
+    for label, scheme in schemes.items():
+        lengths = {len(scheme.get(key, ())) for key in ("step", "error", "seconds")}
+        if len(lengths) > 1 or 0 in lengths or not {"order", "default"} <= scheme.keys():
+            raise ValueError(f"schemes[{label!r}] must hold step, error, seconds of one length, order and default")
+    if not 1 <= len(schemes) <= len(SCHEMES):
+        raise ValueError(f"schemes must hold 1 to {len(SCHEMES)} schemes; got {len(schemes)}")
+    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharey=True)
+    ring = {"marker": "o", "linestyle": "", "markersize": 10, "markerfacecolor": "none", "color": "k"}
+    for (label, scheme), style in zip(schemes.items(), SCHEMES, strict=False):
+        step, error, seconds = (np.asarray(scheme[key], float) for key in ("step", "error", "seconds"))
+        for ax, x in zip(axes, (step, 1e3 * seconds), strict=True):
+            ax.plot(x, error, **style | {"label": label})
+            ax.plot(x[step == scheme["default"]], error[step == scheme["default"]], **ring)
+        ends = np.array([step.min(), step.max()])
+        slope = 8 * error[step.argmax()] * (ends / ends[1]) ** scheme["order"]  # beside the line, not below it
+        axes[0].plot(ends, slope, **GUIDE | {"linestyle": (0, (4, 3))})
+        middle = np.sqrt(ends.prod()), np.sqrt(slope.prod())
+        note(axes[0], f"order {scheme['order']}", middle, (-2, 4), ha="right")
+    axes[0].plot([], [], **ring, label="default step")
+    axes[0].set(xlabel="time step (unit times)", ylabel="relative $L_2$ error")
+    axes[1].set(xlabel="cost (ms per sample and unit time)")
+    for ax in axes:
+        log_axes(ax, "yx")
+    letters(axes)
     legend_above(fig, axes[0])
     return fig
 

@@ -37,5 +37,5 @@ STYLE = {
     "climatology": style("Climatology", "0.6", "", (0, (1, 1))),
     "ridge regression": style("Ridge regression", "#8C510A", "", (0, (6, 1, 1, 1, 1, 1))),
     "stack": style("Stack", MAGENTA, "*"),
-    "truth": style("Truth", BLACK, ""),
+    "truth": style("truth", BLACK, ""),
 }

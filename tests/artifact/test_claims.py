@@ -10,6 +10,7 @@ import xarray as xr
 from helpers import ROOT
 
 from minconv.experiments.navier_stokes import SIZES
+from minconv.experiments.report import minutes_to
 from minconv.models import MODELS
 
 MINIMAL = [name for name, model in MODELS.items() if model.minimal]
@@ -87,7 +88,7 @@ def test_cells_as_published():
 
 
 def test_rollouts_of_the_recipe():
-    rmse = data("errors_recipe").rmse
+    rmse = data("errors").rmse.sel(setting="recipe")
     assert (rmse.drop_sel(model="persistence") < rmse.sel(model="persistence")).all()
     said("All are below persistence from the first frame on")
     long = data("long_rollouts")
@@ -97,17 +98,125 @@ def test_rollouts_of_the_recipe():
     said(f"rollouts of {variance.time.size} steps keep the flow's variance to {told} in their last 20 frames")
 
 
+@cache
+def tables(name: str) -> str:
+    """What a notebook has put out as Markdown."""
+    cells = json.loads((ROOT / "notebooks" / name).read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    return "\n".join("".join(output.get("data", {}).get("text/markdown", "")) for output in outputs)
+
+
+def span(values, form: str) -> str:
+    """``1.2 to 1.5``"""
+    return f"{np.min(values):{form}} to {np.max(values):{form}}"
+
+
+def test_the_solver():
+    ours, theirs = (numbers("solver")[name] for name in ("this solver", "published"))
+    error, seconds = (
+        [scheme[key][scheme["step"].index(scheme["default"])] for scheme in (ours, theirs)]
+        for key in ("error", "seconds")
+    )
+    name = "notebooks/02_navier_stokes.ipynb"
+    said(f"its error is a {round(error[1] / error[0], -3):,.0f}th of that", name)
+    said(f"it is {seconds[1] / seconds[0]:.0f} times as fast", name)
+
+
+def test_how_trainings_end_and_how_long_they_take():
+    losses, name = data("training"), "notebooks/03_training.ipynb"
+    last = losses.validation_loss.isel(epoch=-1).mean("seed")
+    ratio = 100 * last.sel(setting="recipe") / last.sel(setting="published")
+    said(f"to {ratio.min():.1f} to {ratio.max():.0f} % of that with the published settings", name)
+    time = minutes_to(losses, "convlstm").sel(model=["convlstm", *MINIMAL])
+    told = [
+        f"after {span(found.minutes[1:], '.1f')} of its {found.whole[0]:.1f}"
+        for found in (time.sel(setting=setting) for setting in ("published", "no weight decay"))
+    ]
+    said(f"reach ConvLSTM's last loss {told[0]} minutes, without weight decay {told[1]}.", name)
+    assert minutes_to(losses, "convlstm").minutes.sel(setting="recipe").notnull().sum() == 1
+    said("With the recipe no cell reaches it in as many epochs", name)
+
+
+def test_runs_that_persistence_beats():
+    rows, name = numbers("results")["rows"], "notebooks/05_rollouts.ipynb"
+    still = next(row["values"]["closed_loop"][0] for row in rows if row["model"] == "persistence")
+    beaten = [
+        (row["setting"], row["model"])
+        for row in rows
+        for value in row["values"]["closed_loop"]
+        if value > still and row["model"] != "persistence"
+    ]
+    assert beaten == [("published", "convlstm")]
+    said("of the single runs, one ConvLSTM under the published settings does not", name)
+    without = [row["values"]["closed_loop"] for row in rows if row["setting"] == "no weight decay"]
+    assert np.std(np.mean(without, 1), ddof=1) < np.median(np.std(without, axis=1, ddof=1))
+    said("Without weight decay the cells differ by no more than seeds do", name)
+
+
+def test_what_each_part_of_the_recipe_does():
+    closed, name = data("ablations").closed_loop.mean("seed"), "notebooks/08_accuracy.ipynb"
+    ratio = (closed / closed.sel(setting="recipe, short")).sel(model=["convlstm", "minconvlstm"])
+    adam, flat, shallow = (ratio.sel(setting=name).values for name in ("Adam", "no dilation", "4 layers, no dilation"))
+    said(f"the closed-loop error is {adam[0]:.1f} and {adam[1]:.1f} times as large", name)
+    assert f"{flat[0]:.1f}" == f"{flat[1]:.1f}"
+    said(f"Without dilation it is {flat[0]:.1f} times as large, and with four undilated layers "
+         f"{shallow[0]:.1f} and {shallow[1]:.1f} times", name)  # fmt: skip
+    assert (ratio.sel(setting=["4 layers", "4 layers, kernel 5"]) < 1.2).all()
+    full = means("results", "closed_loop")
+    better = [100 * (1 - full["recipe", model] / full["recipe", "convgru"]) for model in MINIMAL]
+    said(f"better than ConvGRU, by {span(better, '.0f')} %", name)
+
+
+def test_why_the_recipe_is_better():
+    name = "notebooks/08_accuracy.ipynb"
+    changes, losses = (data("directions")[key].mean("seed") for key in ("changes", "validation_loss"))
+    middle = changes.sel(rank=0.5)
+    said(f"With Adam the middle singular value is {middle.sel(setting='recipe with Adam'):.3f} of the largest", name)
+    said(f"With Muon it is {middle.sel(setting='recipe'):.2f}, and the first fifth are above a third", name)
+    assert changes.sel(setting="recipe", rank=slice(0, 0.2)).min() > 1 / 3
+    half = losses.sel(setting="recipe", epoch=10) / losses.sel(setting="recipe with Adam", epoch=20)
+    assert 0.8 < half < 1.2
+    said("half-way, with the learning rate still high, the validation loss is where Adam's ends", name)
+    truth = data("reach").influence.sel(setting="truth")
+    ratio = data("reach").influence / truth
+    said(f"at a distance of three cells being {truth[3] / truth[0]:.2f} of that in place", name)
+    published, recipe = (ratio.sel(setting=setting) for setting in ("published", "recipe"))
+    said(f"answer {published[0]:.1f} times too strongly in place and too weakly at one to five cells", name)
+    assert (published[1:6] < 1).all() and published[6] > 1
+    said(f"is {recipe[0]:.1f} times the flow's in place and {span(recipe[5:], '.1f')} times from five cells on", name)
+    said(f"in between it falls to {recipe[1:5].min():.1f} times", name)
+    by_reach = data("reach").closed_loop.mean(("seed", "model"))
+    near = by_reach.where(by_reach.reach < 8, drop=True), by_reach.where(by_reach.reach >= 8, drop=True)
+    assert near[0].min() > 1.5 * near[1].max()
+
+
+def test_long_rollouts():
+    long, name = data("long_rollouts").drop_sel(model="persistence"), "notebooks/08_accuracy.ipynb"
+    correlation = long.correlation.mean("seed")
+    assert correlation.sel(time=slice(None, 100)).isel(time=slice(1, None)).min() > 0.95
+    said(f"the correlation falls to {span(correlation.isel(time=-1), '.2f')}", name)
+    closed = long.sel(time=slice(long.attrs["context"] + 1, None))
+    last = closed.isel(time=slice(-20, None)).mean("time")
+    told = f"{gap(closed.variance_ratio):.0f} %, in the last 20 frames to about {gap(last.variance_ratio):.0f} %"
+    said(f"Every model of every seed keeps the variance to {told}", name)
+    said(f"a mean below {np.ceil(1e3 * last['mean'].max()) / 1e3:.3f}", name)
+
+
 def test_the_optimiser_and_the_time():
     """Which are in notebook 8 alone."""
-    cells = json.loads((ROOT / "notebooks" / "08_accuracy.ipynb").read_text())["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    text = "\n".join("".join(output.get("data", {}).get("text/markdown", "")) for output in outputs)
+    text = tables("08_accuracy.ipynb")
     pattern = r"^\| (\w+) \| (recipe|recipe with Adam) \| \S+\s±\s\S+ \| (\S+)\s±"
     rows = re.findall(pattern, text, re.MULTILINE)
     closed = {(setting, label): float(value) for label, setting, value in rows}
     ratios = [closed["recipe", label] / closed["recipe with Adam", label] for label in {label for _, label in closed}]
     assert len(ratios) == len(MODELS)
     said(f"cuts the error that remains to {min(ratios):.2f} to {max(ratios):.2f} of it")
+    pairs = dict(re.findall(r"^\| (\w+) \|.*\| (\+\d+ % \([^)]*\)) \|$", text, re.MULTILINE))
+    assert pairs["MinConvGRU"].startswith("+13 % (+") and pairs["MinConvLSTM"].startswith("+13 % (-")
+    said(
+        "MinConvGRU is behind by 13 %, MinConvLSTM too, but there the interval includes zero",
+        "notebooks/08_accuracy.ipynb",
+    )
     found = re.findall(r"-(\d) % \(-(\d+) to \+(\d+)\) \|$", text, re.MULTILINE)
     gains, lows, highs = zip(*(map(int, numbers) for numbers in found), strict=True)
     told = rf"\({gains[0]} and {gains[1]} % better[;,] intervals from {max(lows)} % better to {max(highs)} % worse\)"

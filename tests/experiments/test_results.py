@@ -7,7 +7,17 @@ import pytest
 import xarray as xr
 
 from minconv.evaluation.weather import by_day
-from minconv.experiments.report import SPACE, best, markdown_table, plus_minus, results, table
+from minconv.experiments.report import (
+    SPACE,
+    best,
+    columns_table,
+    losses,
+    markdown_table,
+    minutes_to,
+    plus_minus,
+    results,
+    table,
+)
 
 ABOUT = {"profile": "smoke", "epochs": 1}
 
@@ -72,3 +82,46 @@ def test_one_seed_has_no_spread_and_cells_no_bars():
     assert plus_minus([1.234]) == "1.23" and plus_minus([]) == "" and plus_minus([1.0, 3.0], 0) == f"2{SPACE}±{SPACE}1"
     with pytest.raises(ValueError, match="cells without"):
         markdown_table(["a"], [["1 | 2"]])
+
+
+def test_columns_by_the_name_of_their_rows():
+    found = errors(closed_loop=[[70.0, 70.0], [1.0, 3.0]]).closed_loop
+    words = xr.DataArray(["a", "b"], {"model": found.model})
+    made = columns_table("Model", {"said": words, "RMSE": found, "mean": found.mean("seed")}, ".1f", 2, ["notes"])
+    assert made.splitlines() == [
+        "| Model | said | RMSE | mean |",
+        "| :-- | :-- | --: | --: |",
+        f"| Persistence | a | 70.0{SPACE}±{SPACE}0.0 | 70.0 |",
+        f"| ConvLSTM | b | 2.0{SPACE}±{SPACE}1.4 | 2.0 |",
+        "",
+        "notes.",
+    ]
+    small = xr.DataArray([1e-7, 2e-3], {"T": [8, 16]})
+    assert columns_table("T", {"error": small}, ".0e").splitlines()[2:] == ["| 8 | 1e-07 |", "| 16 | 2e-03 |"]
+
+
+def logged(by_epoch: list[float], seconds: list[float], seeds=(1, 2)) -> list[dict[str, float]]:
+    rows = enumerate(zip(by_epoch, seconds, strict=True), start=1)
+    return [
+        {"epoch": epoch, "seed": seed, "train_loss": 2 * loss, "validation_loss": loss * seed, "seconds": time}
+        for epoch, (loss, time) in rows
+        for seed in seeds
+    ]
+
+
+def test_losses_and_the_time_to_that_of_a_reference():
+    convlstm, other = logged([8.0, 4.0, 2.0], [60.0, 12.0, 12.0]), logged([4.0, 2.0, 1.0], [6.0, 6.0, 90.0])
+    found = losses({"a": {"convlstm": convlstm, "x": other}, "b": {"convlstm": other, "x": convlstm}})
+    np.testing.assert_array_equal(found.validation_loss.sel(setting="a", model="x", seed=2), [8, 4, 2])
+    np.testing.assert_array_equal(found.train_loss.sel(setting="b", model="x", seed=2), [16, 8, 4])
+    np.testing.assert_allclose(found.seconds.sel(setting="a", model=["convlstm", "x"]), [12, 6])
+    time = minutes_to(found, "convlstm")
+    assert time.epoch.sel(setting="a").values.tolist() == [3, 2]
+    np.testing.assert_allclose(time.minutes.sel(setting="a"), [0.6, 0.2])
+    assert time.epoch.sel(setting="b", model="convlstm") == 3 and np.isnan(time.minutes.sel(setting="b", model="x"))
+    np.testing.assert_allclose(time.whole.sel(setting="b"), [0.3, 0.6])
+    some = losses({"a": {"convlstm": convlstm}, "b": {"x": other, "convlstm": convlstm}})
+    assert (
+        some.model.values.tolist() == ["convlstm", "x"]
+        and some.validation_loss.sel(setting="a", model="x").isnull().all()
+    )

@@ -11,7 +11,7 @@ from PIL import Image
 from samples import FIGURES, SOURCE, ablated, band, bars, collected, figure, legend, line, scores, strip, title
 
 from minconv import plots
-from minconv.plots.gif import gif
+from minconv.plots.gif import animation, gif, moving
 from minconv.plots.style import COLUMN, PAGE
 
 WEATHER = ("scores", "zonal", "climate", "forecast", "errors", "regional", "fields")
@@ -24,7 +24,7 @@ def test_figure_is_labelled(name):
     if name in WEATHER:
         assert title(fig).replace("\n", " ").endswith(f"2018 ({SOURCE})")
     if bars(fig):
-        words = ("(1 / unit time)", "(m² s⁻²)", "(m)")
+        words = ("(1 / unit time)", "(m² s⁻²)", "(m)", *(["vorticity"] if name == "rollout_errors" else []))
         labels = [(bar.ax.get_xlabel() or bar.ax.get_ylabel()).partition(", contours every ") for bar in bars(fig)]
         assert all(label.endswith(words) and bool(every) == (name in WEATHER) for label, _, every in labels)
         return
@@ -32,7 +32,7 @@ def test_figure_is_labelled(name):
         place = ax.get_subplotspec()
         assert ax.get_xlabel() or not place.is_last_row()
         shared = ax.get_shared_y_axes().joined(ax, fig.axes[0]) and not place.is_first_col()
-        assert ax.get_ylabel() or shared or name in ("rmse_summary", "ablations", "activation_dots")
+        assert ax.get_ylabel() or shared or name in ("rmse_dots", "ablations", "activation_dots")
 
 
 @pytest.mark.slow
@@ -72,6 +72,13 @@ def test_frames_are_fields_and_absolute_errors():
     assert (errors.vmin, errors.vmax) == (0, np.max(expected[4:]))
 
 
+def test_errors_are_told_in_the_corner_of_their_frame():
+    fields = strip().values
+    told = [text.get_text() for ax in figure("rollout_errors").axes for text in ax.texts]
+    rmse = np.sqrt(np.square(fields[1:] - fields[0]).mean((-2, -1)))
+    assert told == [f"{100 * value:.1f}" for value in rmse.flat] and len(set(told)) == 2
+
+
 @pytest.mark.parametrize("times", [(5, 20, 21, 50), (1, 5, 10, 20, 21, 30, 40, 50)])
 def test_labels_of_short_bars_do_not_meet(times):
     fig = plots.frames_strip(strip(("truth", "convlstm"), times), context=20, errors=True)
@@ -82,15 +89,31 @@ def test_labels_of_short_bars_do_not_meet(times):
 
 def test_statistics_are_medians_over_the_samples():
     shown = figure("flow_statistics").axes[1].lines[0]
-    np.testing.assert_allclose(shown.get_ydata(), samples.flow().correlation.isel(grid=0).median("sample"))
+    np.testing.assert_allclose(shown.get_ydata(), samples.flow().correlation.median("sample"))
+
+
+def test_default_steps_are_ringed():
+    by_step, by_cost = figure("solver_convergence").axes
+    for ax, places in ((by_step, [0.1, 0.01]), (by_cost, [2, 8])):
+        rings = [found for found in ax.lines if found.get_markersize() == 10 and len(found.get_xdata())]
+        np.testing.assert_allclose([ring.get_xdata().item() for ring in rings], places)
+        np.testing.assert_allclose([ring.get_ydata().item() for ring in rings], [6e-5, 1e-3])
 
 
 def test_spectra_are_those_of_the_data():
     data = collected().sel(time=50, k=slice(1, None))
-    for ax, over in zip(figure("model_spectra").axes, (1, data.spectrum_truth), strict=True):
-        expected = (data.spectrum / over).sel(model="minconvlstm").mean("seed")
-        np.testing.assert_allclose(line(ax, "MinConvLSTM").get_ydata(), expected)
-    np.testing.assert_array_equal(line(figure("model_spectra").axes[0], "Truth").get_ydata(), data.spectrum_truth)
+    values, ratio = figure("model_spectra").axes
+    np.testing.assert_allclose(
+        line(values, "MinConvLSTM").get_ydata(), data.spectrum.sel(model="minconvlstm").mean("seed")
+    )
+    np.testing.assert_array_equal(line(values, "truth").get_ydata(), data.spectrum_truth)
+    expected = (data.spectrum / data.spectrum_truth).sel(model="minconvlstm").mean("seed")
+    np.testing.assert_allclose(line(ratio, "MinConvLSTM").get_ydata(), expected)
+    few = plots.model_spectra(collected(), 50, least=float(data.spectrum_truth[2]))
+    np.testing.assert_allclose(
+        line(few.axes[1], "MinConvLSTM").get_ydata(), expected[data.spectrum_truth > data.spectrum_truth[2]]
+    )
+    plt.close(few)
     truth = collected().spectrum_truth.sel(time=10, k=slice(1, None))
     np.testing.assert_array_equal(line(figure("spectrum").axes[0], "t = 10").get_ydata(), truth)
 
@@ -100,50 +123,93 @@ def test_training_curves_are_means_over_the_seeds():
     np.testing.assert_allclose(shown.get_ydata(), 0.1 / np.arange(1, 21) * 2.15)
 
 
+def test_losses_have_a_column_for_each_setting():
+    axes = figure("losses_by_epoch").axes
+    assert [ax.get_title() for ax in axes] == ["published", "recipe", "", ""]
+    for place, factor in ((1, 0.1 * 2.15), (3, 0.2 * 2)):
+        np.testing.assert_allclose(line(axes[place], "ConvLSTM").get_ydata(), factor / np.arange(1, 21))
+    assert len({ax.get_ylim() for ax in axes}) == 1
+    assert [ax.get_title(loc="left") for ax in axes] == ["(a)", "(b)", "(c)", "(d)"]
+
+
+def test_losses_by_time_are_beside_the_end_of_the_reference():
+    axes = figure("loss_by_time").axes
+    for ax, seconds in zip(axes, (12.02, 6.02), strict=True):
+        curve = line(ax, "ConvLSTM")
+        np.testing.assert_allclose(curve.get_xdata(), np.arange(1, 21) * seconds / 60, rtol=2e-3)
+        assert [*curve.get_ydata()[-1:]] * 2 == pytest.approx([0.02, 0.02])
+        assert any(
+            [*found.get_ydata()] == pytest.approx([0.02, 0.02]) for found in ax.lines if len(found.get_xdata()) == 2
+        )
+
+
 def test_every_model_is_in_the_legend():
-    expected = ["Persistence", "ConvGRU", "ConvLSTM", "MinConvGRU", "MinConvLSTM", "MinConvExpLSTM"]
+    expected = ["teacher-forced", "Persistence", "ConvGRU", "ConvLSTM", "MinConvGRU", "MinConvLSTM", "MinConvExpLSTM"]
     assert legend(figure("error_curves")) == expected
-    assert legend(figure("timing")) == [*expected[1:], "MinConvLSTM, log domain", "MinConvLSTM, bf16-mixed"]
+    assert legend(figure("timing")) == [*expected[2:], "MinConvLSTM, log domain", "MinConvLSTM, bf16-mixed"]
 
 
 def test_models_differ_without_colour():
     styles = [(style["marker"], str(style["linestyle"])) for style in plots.STYLE.values()]
     assert len(set(styles)) == len(styles)
-    assert len({style["color"] for style in plots.STYLE.values()}) == len(styles) - 1  # truth and persistence are black
+    colours = {style["color"] for style in plots.STYLE.values()}
+    assert len(colours) == len(styles) - 1  # truth and persistence are black
+    assert colours.isdisjoint(style["color"] for name, style in plots.SETTINGS.items() if name != "truth")
 
 
-def test_curves_show_mean_and_deviation_of_the_seeds():
+def test_curves_show_mean_and_range_of_the_seeds():
     data, ax = collected(), figure("error_curves").axes[0]
-    values = data.rmse.sel(model="minconvlstm").values
+    values = 100 * data.rmse.sel(model="minconvlstm").values
     np.testing.assert_allclose(line(ax, "MinConvLSTM").get_ydata(), values.mean(0))
     number = data.model.values.tolist().index("minconvlstm")
-    assert band(ax, number)[1] == pytest.approx((values.mean(0) + values.std(0, ddof=1)).max())
+    np.testing.assert_allclose(band(ax, number), [values.min(), values.max()])
+    assert ax.get_ylabel() == "RMSE × 100 (1 / unit time)"
+
+
+def test_errors_of_settings_share_their_axes():
+    axes = figure("errors_by_setting").axes
+    assert [ax.get_title() for ax in axes] == ["published", "no weight decay", "recipe"]
+    expected = 100 * collected().rmse.sel(model="convgru").mean("seed")
+    for number, ax in enumerate(axes, start=1):
+        np.testing.assert_allclose(line(ax, "ConvGRU").get_ydata(), expected / number)
+    assert len({ax.get_ylim() for ax in axes}) == 1
 
 
 def test_a_blown_up_rollout_is_marked():
     crosses = [line for line in figure("blown_up").axes[0].lines if line.get_marker() == "x"]
     assert [line.get_xdata().tolist() for line in crosses] == [[39]]
-    texts = [text.get_text() for ax in figure("rmse_summary").axes for text in ax.texts]
-    assert texts == ["not finite: 3 of 3"]
+    texts = [text.get_text() for ax in figure("rmse_dots").axes for text in ax.texts]
+    assert texts == ["not finite: 3 of 3"] * 2
 
 
-def test_ablations_show_every_seed_and_the_mean_in_the_row_of_their_setting():
-    ax = figure("ablations").axes[0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["all", "less", "more"]
-    for row, setting in enumerate(ablated()):
-        drawn = [line for line in ax.lines if len(line.get_ydata()) and np.allclose(line.get_ydata(), row, atol=0.3)]
-        dots = sorted(x for line in drawn for x in line.get_xdata() if line.get_marker() != "|")
-        means = sorted(x for line in drawn for x in line.get_xdata() if line.get_marker() == "|")
-        assert set(setting.values.flatten()) <= set(dots)
-        np.testing.assert_allclose(means, setting.mean("seed"))
+def test_dots_show_every_seed_and_the_mean_in_the_row_of_their_setting():
+    axes = figure("ablations").axes
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["less", "more", "all"], (
+        "by mean, after the base"
+    )
+    for ax, name in zip(axes, ("teacher_forced", "closed_loop"), strict=True):
+        for row, setting in enumerate(ablated()[name].sel(setting=["less", "more", "all"])):
+            drawn = [
+                line for line in ax.lines if len(line.get_ydata()) and np.allclose(line.get_ydata(), row, atol=0.3)
+            ]
+            dots = sorted(x for line in drawn for x in line.get_xdata() if line.get_marker() != "|")
+            means = sorted(x for line in drawn for x in line.get_xdata() if line.get_marker() == "|")
+            np.testing.assert_allclose(dots, 100 * setting.values.flatten())
+            np.testing.assert_allclose(means, 100 * setting.mean("seed"))
+    lines = [
+        found.get_xdata()[0] for found in axes[1].lines if len(found.get_xdata()) == 2 and not found.get_ydata()[0]
+    ]
+    np.testing.assert_allclose(lines, 100 * ablated().closed_loop.sel(setting="less").mean("seed"))
 
 
-def test_errors_by_reach_are_in_its_order():
+def test_errors_by_reach_are_points_with_the_names_of_settings():
     left, right = figure("reach").axes
-    np.testing.assert_allclose(line(right, "ConvLSTM").get_xdata(), [4, 9, 14])
-    expected = ablated().sel(model="convlstm").mean("seed")[[1, 2, 0]]
+    np.testing.assert_allclose(line(right, "ConvLSTM").get_xdata(), np.array([4, 9, 14]) - 0.15)
+    expected = 100 * ablated().closed_loop.sel(model="convlstm").mean("seed")[[1, 2, 0]]
     np.testing.assert_allclose(line(right, "ConvLSTM").get_ydata(), expected)
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["Truth", "published", "recipe"]
+    assert line(right, "ConvLSTM").get_linestyle() == "None"
+    assert {(text.get_text(), text.xy[0]) for text in right.texts} == {("less", 4), ("more", 9), ("all", 14)}
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["truth", "published", "recipe"]
 
 
 def test_directions_are_means_between_the_lowest_and_the_highest_seed():
@@ -245,12 +311,20 @@ def test_climate_has_lines_for_the_data_and_markers_for_the_model():
     assert not models & {line(alone.axes[0], season).get_color() for season in legend(alone)}
 
 
-def test_animation():
-    with Image.open(io.BytesIO(plots.animation(strip(("truth", "convlstm"), tuple(range(50)))))) as gif:
-        assert gif.n_frames == 50 and gif.size == (16 * 4 * 2 + 4, 16 * 4)
-    noise = strip(("truth", *samples.MODELS[:3]), tuple(range(50)))
-    noise = noise.copy(data=np.random.default_rng(0).normal(size=noise.shape))
-    assert len(plots.animation(noise)) < 400_000
+def test_animation_tells_the_time_and_the_scale():
+    fields = strip(("truth", "convlstm"), tuple(range(50)))
+    moves = animation(fields)
+    with Image.open(io.BytesIO(moves)) as picture:
+        assert picture.n_frames == 50 and picture.width < 600
+        frames = []
+        for place in (0, 49):
+            picture.seek(place)
+            frames.append(np.asarray(picture.convert("RGB")).astype(int))
+    assert np.abs(frames[0] - frames[1])[:30].max() > 100, "the time"
+    bar = frames[0][60:230, -60:-50].reshape(-1, 3)
+    assert len(np.unique(bar, axis=0)) > 10, "the scale"
+    shown = moving(moves, "two flows").data
+    assert shown.startswith('<img src="data:image/gif;base64,R0lG') and shown.endswith('alt="two flows">')
 
 
 def test_gif():
@@ -284,7 +358,8 @@ REFUSED = {
     "time must be one of": [lambda: plots.model_spectra(collected(), 51)],
     "schemes must hold 1 to 3": [lambda: plots.solver_convergence({})],
     "of one length": [
-        lambda: plots.solver_convergence({"a": {"step": [1, 2], "error": [1], "seconds": [1, 2], "order": 1}})
+        lambda: plots.solver_convergence({"a": samples.SCHEMES["Crank-Nicolson"] | {"step": [1]}}),
+        lambda: plots.solver_convergence({"a": {"step": [1], "error": [1], "seconds": [1], "order": 1}}),
     ],
     "at least one row for every model": [lambda: plots.training_curves({})],
     "model must be one of": [
@@ -301,11 +376,17 @@ REFUSED = {
         lambda: plots.timing(samples.timings().drop_vars("training")),
         lambda: plots.timing(samples.timings().drop_vars("memory")),
     ],
-    "parts must hold teacher_forced": [lambda: plots.rmse_summary(collected())],
+    "parts must hold teacher_forced": [lambda: plots.rmse_dots(samples.by_setting())],
+    "losses must hold": [
+        lambda: plots.losses_by_epoch(samples.losses().drop_vars("train_loss")),
+        lambda: plots.loss_by_time(samples.losses().drop_vars("seconds")),
+    ],
+    "reference must be one of convgru": [lambda: plots.loss_by_time(samples.losses(), "unheard")],
+    "base must be one of": [lambda: plots.rmse_dots(ablated(), "unheard")],
     "differences must be over": [lambda: plots.skill(samples.differences()[0], "climatology")],
     "reference must be one of": [lambda: plots.skill(samples.differences(), "unheard")],
-    "errors must be over": [lambda: plots.ablations(ablated()[0])],
-    "scale must be": [lambda: plots.animation(strip(), scale=0)],
+    "errors must be over": [lambda: plots.reach(samples.responses(), ablated().closed_loop[0])],
+    "milliseconds must be": [lambda: animation(strip(), milliseconds=0)],
     "scores must hold": [
         lambda: plots.score_curves(scores(), ("rmse", "unheard")),
         lambda: plots.score_curves(scores().isel(seed=0)),

@@ -33,7 +33,7 @@ def test_shows_truth_forecast_and_error_with_their_rmse():
     assert film.title.get_text() == "t = 4, 2 steps after the last frame seen: RMSE 0.400"
     film.show(0)
     assert film.title.get_text() == "t = 1, one step ahead: RMSE 0.100"
-    assert [image.axes.get_title() for image in film.images] == ["Truth", "MinConvLSTM", "Error"]
+    assert [image.axes.get_title() for image in film.images] == ["truth", "MinConvLSTM", "Error"]
     assert film.images[0].get_clim() == film.images[1].get_clim() != film.images[2].get_clim()
 
 

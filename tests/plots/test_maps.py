@@ -186,7 +186,7 @@ def test_contours_close_around_the_pole_and_over_the_date_line():
 def test_rows_and_columns_are_named():
     axes = globes(maps.forecast_maps(globe(("truth", "minconvlstm", "mine"), (0.25, 1.5))))
     assert [ax.get_title() for ax in axes] == ["6 h", "1.5 days", "", "", "", ""]
-    assert [text.get_text() for ax in axes for text in ax.texts] == ["Truth", "MinConvLSTM", "mine"]
+    assert [text.get_text() for ax in axes for text in ax.texts] == ["truth", "MinConvLSTM", "mine"]
     assert [ax.get_title() for ax in globes(figure("forecast"))[:3]] == ["1 day", "3 days", ""]
 
 
@@ -256,7 +256,7 @@ def test_a_region_is_shown_whole_and_alone():
 
 def test_panels_of_a_variable_share_a_scale():
     fields, fig = climates(), figure("fields")
-    assert [ax.get_title() for ax in globes(fig)] == ["Truth", "MinConvLSTM", "", ""]
+    assert [ax.get_title() for ax in globes(fig)] == ["truth", "MinConvLSTM", "", ""]
     assert [bar.ax.get_xlabel().partition(",")[0] for bar in bars(fig)] == [
         "mean (m² s⁻²)",
         "standard deviation (m² s⁻²)",
