@@ -59,6 +59,7 @@ ABOUT = {
     ),
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
+    "12_peers": About("Cells beside a linear state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
 }
 
 
