@@ -39,7 +39,7 @@ class Size:
         less: what of all trainings differs from the paper's.
         adam: models that are trained with the recipe and Adam.
         ablations: which of them; none means all.
-        as_long: epochs of ``RIVALS`` that take about as long as ConvLSTM's ``epochs``.
+        twice: epochs of ``RIVALS`` that take about twice as long as ConvLSTM's ``epochs``.
     """
 
     samples: tuple[int, int, int]
@@ -50,16 +50,16 @@ class Size:
     less: Mapping[str, int] = field(default_factory=dict)
     adam: tuple[str, ...] = ("minconvlstm",)
     ablations: tuple[str, ...] = ()
-    as_long: tuple[int, int] = (1, 4)
+    twice: tuple[int, int] = (1, 4)
 
 
 RIVALS = ("convs5", "simvp")  # models of other papers
 SMALL = ("recipe, short", "Adam", "4 layers, no dilation")
 SIZES = {
     "smoke": Size((3, 2, 2), 2, 1, 3, (2, 61), {"context": 5, "horizon": 2}, ablations=SMALL),
-    "laptop": Size((64, 16, 32), 8, 2, 11, ablations=SMALL, as_long=(4, 40)),
-    "study": Size((64, 16, 32), 20, 4, 27, adam=tuple(CELLS), as_long=(10, 100)),
-    "paper": Size((1000, 50, 200), 30, 4, 40, adam=tuple(CELLS), as_long=(15, 150)),
+    "laptop": Size((64, 16, 32), 8, 2, 11, ablations=SMALL, twice=(4, 40)),
+    "study": Size((64, 16, 32), 20, 4, 27, adam=tuple(CELLS), twice=(10, 100)),
+    "paper": Size((1000, 50, 200), 30, 4, 40, adam=tuple(CELLS), twice=(15, 150)),
 }
 
 
@@ -115,14 +115,14 @@ def longer(profile: str | Profile | None = None, device: str = "auto") -> Experi
 
 def rivals(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
     """ConvS5 and SimVP at the size of the cells, trained as they are: as published, with the recipe, and with the
-    recipe for about as long as ConvLSTM takes for its epochs."""
+    recipe for about twice as long as ConvLSTM takes for its epochs."""
     whole = navier_stokes(profile, device)
     size = SIZES[whole.profile.name]
     settings = {
         name: setting(whole.settings[name].training, whole.profile.seeds, RIVALS, **whole.settings[name].options)
         for name in ("published", "recipe")
     }
-    settings["recipe, as long"] = replace(settings["recipe"], epochs=dict(zip(RIVALS, size.as_long, strict=True)))
+    settings["recipe, twice as long"] = replace(settings["recipe"], epochs=dict(zip(RIVALS, size.twice, strict=True)))
     return replace(whole, settings=settings)
 
 

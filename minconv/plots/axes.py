@@ -43,7 +43,7 @@ def lines_by(
         places, finite = row[x].values, np.flatnonzero(np.isfinite(middle))
         ax.plot(places, middle, **style, markevery=max(1, len(places) // 10))
         ax.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
-        if 0 < len(finite) < len(places):
+        if len(finite) and finite[-1] + 1 < len(places):
             end = finite[-1]
             ax.plot(places[end], middle[end], "x", color=style["color"], markersize=8, markeredgewidth=2)
 
