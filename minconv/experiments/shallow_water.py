@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minconv.data import shallow_water as waves
 from minconv.experiments.profiles import Profile, get_profile, home
-from minconv.models.finn import Learned, depth_covariance, deviation, fit_kernel, infer_depth, misfit
+from minconv.models.finn import Learned, Simulate, depth_covariance, deviation, fit_kernel, infer_depth, misfit
 from minconv.runtime.checks import choice
 
 STENCILS = ("two", "four", "FINN")
@@ -131,17 +131,14 @@ class Topography:
     def find(self, stencil: str, bottom: str = "B", smoothing: float = SMOOTHING, **seen: Any) -> xr.Dataset:
         """The depth (x, y) that is found with a stencil, and its ``scores``; ``seen`` as ``observed`` takes it.
 
-        With the misfit there and at the true depth, which is what the scheme's own error and the noise come to.
+        With what ``search`` tells besides.
         """
         what = SEEN | seen
         asked = stencil, bottom, smoothing, *what.items()
         if asked not in self._found:  # sweeps meet
             data, kernel = self.observed(bottom, **what), self.kernel(stencil, bottom)
-            problem = waves.simulate, *data[:3]
-            depth, history = infer_depth(*problem, self.dx, self.dt, kernel, smoothing, iterations=self.size.iterations)
-            true = misfit(*problem, data.depth, self.dx, self.dt, kernel).item()
-            about = {"misfit": min(history["misfit"]), "misfit_of_truth": true, "evaluations": len(history["loss"])}
-            self._found[asked] = _map(depth, "depth").merge(scores(depth, data.depth)).assign(about)
+            scheme = waves.simulate, self.dx, self.dt, kernel
+            self._found[asked] = search(data, *scheme, smoothing, self.size.iterations)
         return self._found[asked]
 
     def sweep(self, name: str, values: Iterable[Any], stencils: Sequence[str] = STENCILS, **others: Any) -> xr.Dataset:
@@ -198,6 +195,20 @@ class Topography:
 def topography(profile: str | Profile | None = None) -> Topography:
     """The experiment in a profile; None is the default."""
     return Topography(get_profile(profile))
+
+
+def search(
+    data: Observed, simulate: Simulate, dx: float, dt: float, kernel: Any, smoothing: float, iterations: int
+) -> xr.Dataset:
+    """The depth (x, y) that a scheme finds below waves, its ``scores``, and the misfit there and at the true depth.
+
+    That at the true depth is what the scheme's own error and the noise come to.
+    """
+    problem = simulate, *data[:3]
+    depth, history = infer_depth(*problem, dx, dt, kernel, smoothing, iterations=iterations)
+    true = misfit(*problem, data.depth, dx, dt, kernel).item()
+    about = {"misfit": min(history["misfit"]), "misfit_of_truth": true, "evaluations": len(history["loss"])}
+    return _map(depth, "depth").merge(scores(depth, data.depth)).assign(about)
 
 
 def scores(found: Tensor, depth: Tensor) -> xr.Dataset:
