@@ -58,7 +58,7 @@ FEW: dict[str, Any] = {
 }
 SIZES = {
     "smoke": Size(8, 25, 4, **FEW, coarse=8),
-    "laptop": Size(**FEW),
+    "laptop": Size(iterations=25, **FEW),
     "study": Size(),
     "paper": Size(iterations=60),
 }
@@ -195,6 +195,25 @@ class Topography:
 def topography(profile: str | Profile | None = None) -> Topography:
     """The experiment in a profile; None is the default."""
     return Topography(get_profile(profile))
+
+
+def beside_flat(study: Topography, bottom: str, centres: Sequence[Sequence[float]], every: int = 6) -> xr.DataArray:
+    """Elevation over a bottom and over a flat one as deep on average, (row, wave, time, y, x), for films.
+
+    From ``centres``, m, by the scheme of four points; time in hours.
+    """
+    cells, steps = study.size.cells, study.size.frames - 1
+    eta0, depth = waves.gaussian(centres, cells), waves.topography(bottom, cells)
+    rows = [
+        waves.simulate(eta0, below, study.dx, study.dt, steps, every).mT
+        for below in (depth, torch.full_like(depth, depth.mean().item()))
+    ]
+    coordinates = {
+        "row": [f"bottom {bottom}", "a flat bottom"],
+        "wave": [f"wave from ({x / 1e3:g}, {y / 1e3:g}) km" for x, y in centres],
+        "time": study.dt * every / 3600 * np.arange(steps // every + 1),
+    }
+    return xr.DataArray(torch.stack(rows).numpy(), coordinates, ("row", "wave", "time", "y", "x"))
 
 
 def search(
