@@ -45,7 +45,7 @@ class Size:
     epochs: tuple[int, int, int] = (2, 3, 1)
     batch: int = 2
     iterations: int = 30
-    smoothings: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    smoothings: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 1e-1)
 
 
 SIZES = {
