@@ -18,7 +18,7 @@ consistent for every a and b: second order for a = b = 0, fourth for a = b = -1/
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -37,6 +37,7 @@ GRAVITY = 9.81  # m s-2
 LENGTH = 1e6  # m, of the square domain, whose centre is the origin
 DTYPES = (torch.float32, torch.float64)
 BOUNDARIES = ("walls", "periodic")
+PLANE_WAVES = 64  # whose sum is a random bottom
 FINE = 1024  # points along an axis over whose values a topography is averaged
 CENTRES = ((-250e3, -250e3), (250e3, 250e3), (-250e3, 250e3), (250e3, -250e3))
 SECONDS = 312.5  # between frames; on 32 x 32 cells a step, a Courant number of 0.35 where H is 120 m
@@ -384,21 +385,32 @@ def generate(
 
 @torch.no_grad()
 def _make(path: Path, parameters: dict[str, Any]) -> None:
-    frames, seconds, cells, finer = (parameters[name] for name in ("frames", "seconds", "cells", "finer"))
+    cells, finer = parameters["cells"], parameters["finer"]
     eta0 = gaussian(json.loads(parameters["centres"]), cells * finer, parameters["width"], parameters["amplitude"])
     depth = topography(parameters["bottom"], cells * finer)
-    steps = finer * (frames - 1)
-    eta = simulate(eta0, depth, LENGTH / (cells * finer), seconds / finer, steps, finer)
-    eta = observe(coarsen(eta, finer), parameters["noise"], parameters["seed"])
-    depth, centre = coarsen(depth, finer), LENGTH * ((np.arange(cells) + 0.5) / cells - 0.5)
+    _write(path, parameters, _observed(eta0, depth, parameters), coarsen(depth, finer))
+
+
+def _observed(eta0: Tensor, depth: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+    """Elevation on the coarse grid from waves over a bottom of the fine one, with noise."""
+    frames, seconds, cells, finer = (parameters[name] for name in ("frames", "seconds", "cells", "finer"))
+    each = finer * parameters.get("every", 1)  # steps from a frame to the next
+    eta = simulate(eta0, depth, LENGTH / (cells * finer), seconds / finer, each * (frames - 1), each)
+    return observe(coarsen(eta, finer), parameters.get("noise", 0.0), parameters["seed"])
+
+
+def _write(path: Path, parameters: dict[str, Any], eta: Tensor, depth: Tensor) -> None:
+    cells, over = parameters["cells"], ("sample", "y", "x")[3 - depth.ndim :]
+    seconds = parameters["seconds"] * parameters.get("every", 1)
+    centre = LENGTH * ((np.arange(cells) + 0.5) / cells - 0.5)
     dataset = xr.Dataset(
         {
             "eta": (("sample", "time", "y", "x"), eta.mT.numpy(), {"units": "m", "long_name": "elevation"}),
-            "depth": (("y", "x"), depth.mT.numpy(), {"units": "m", "long_name": "still depth"}),
+            "depth": (over, depth.mT.numpy(), {"units": "m", "long_name": "still depth"}),
         },
         {
             "sample": ("sample", np.arange(len(eta)), {"units": "1", "long_name": "wave number"}),
-            "time": ("time", seconds * np.arange(frames), {"units": "s", "long_name": "time", "axis": "T"}),
+            "time": ("time", seconds * np.arange(eta.shape[1]), {"units": "s", "long_name": "time", "axis": "T"}),
             "y": ("y", centre, {"units": "m", "long_name": "y", "axis": "Y"}),
             "x": ("x", centre, {"units": "m", "long_name": "x", "axis": "X"}),
         },
@@ -406,7 +418,66 @@ def _make(path: Path, parameters: dict[str, Any]) -> None:
     store.write(path, dataset, ABOUT | parameters)
 
 
+def drawn(number: int, cells: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A smooth random bottom [cells, cells], m, and a centre (x, y) of a wave, m; of ``seed`` and ``number`` alone.
+
+    The bottom is a sum of plane waves with normal wave vectors, near to a Gaussian random field: its mean is from 95 to
+    115 m, its standard deviation from 6 to 14 m, its length from 0.12 to 0.25 of the domain's.
+    """
+    stream = np.random.default_rng(np.random.SeedSequence(whole("seed", seed), spawn_key=(whole("number", number),)))
+    (mean, spread, scale), centre = stream.uniform([95, 6, 0.12], [115, 14, 0.25]), stream.uniform(-0.4, 0.4, 2)
+    vectors, phases = stream.standard_normal((2, PLANE_WAVES, 1)) / scale, stream.uniform(0, 2 * np.pi, PLANE_WAVES)
+    p = (np.arange(whole("cells", cells, 1)) + 0.5) / cells
+    x, y = (np.exp(1j * vector * p) for vector in vectors)  # [waves, cells]
+    field = np.einsum("k,kx,ky->xy", np.exp(1j * phases), x, y).real
+    depth = mean + spread * math.sqrt(2 / PLANE_WAVES) * field
+    return torch.from_numpy(depth), torch.from_numpy(LENGTH * centre)
+
+
+def generate_drawn(
+    path: str | Path,
+    samples: int,
+    *,
+    frames: int = 17,
+    every: int = 6,
+    seconds: float = SECONDS,
+    cells: int = 32,
+    finer: int = 4,
+    width: float = 100e3,
+    seed: int = 0,
+) -> Path:
+    """Writes waves of 1 m, each over a bottom of its own, both ``drawn``; solved, kept and refused as by ``generate``.
+
+    ``depth`` is (sample, y, x); ``every`` counts steps of ``seconds`` from a frame to the next.
+    """
+    path = Path(path)
+    parameters = {
+        "samples": whole("samples", samples, 1),
+        "frames": whole("frames", frames, 2),
+        "every": whole("every", every, 1),
+        "seconds": positive("seconds", seconds),
+        "cells": whole("cells", cells, 2),
+        "finer": whole("finer", finer, 1),
+        "width": positive("width", width),
+        "seed": whole("seed", seed),
+    }
+    return store.cached(path, parameters, partial(_make_drawn, path, parameters))
+
+
+@torch.no_grad()
+def _make_drawn(path: Path, parameters: dict[str, Any]) -> None:
+    cells, finer = parameters["cells"], parameters["finer"]
+    etas, depths = [], []
+    for number in range(parameters["samples"]):
+        depth, centre = drawn(number, cells * finer, parameters["seed"])
+        eta0 = gaussian(centre[None].tolist(), cells * finer, parameters["width"])
+        etas.append(_observed(eta0, depth, parameters))
+        depths.append(coarsen(depth, finer))
+    _write(path, parameters, torch.cat(etas), torch.stack(depths))
+
+
 def load(path: str | Path) -> xr.Dataset:
-    """``eta (sample, time, x, y)`` and ``depth (x, y)`` of a file of ``generate``; raises as ``store.opened``."""
+    """``eta (sample, time, x, y)`` and ``depth (x, y)``, or ``(sample, x, y)``, of a file of ``generate``, or
+    ``generate_drawn``; raises as ``store.opened``."""
     with store.opened(path, "minconv.data.shallow_water.generate") as dataset:
         return xr.decode_cf(dataset.load(), decode_times=False)[["eta", "depth"]].transpose("sample", "time", "x", "y")

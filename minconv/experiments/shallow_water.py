@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minconv.data import shallow_water as waves
 from minconv.experiments.profiles import Profile, get_profile, home
-from minconv.models.finn import Learned, depth_covariance, deviation, fit_kernel, infer_depth, misfit
+from minconv.models.finn import Learned, Simulate, depth_covariance, deviation, fit_kernel, infer_depth, misfit
 from minconv.runtime.checks import choice
 
 STENCILS = ("two", "four", "FINN")
@@ -58,7 +58,7 @@ FEW: dict[str, Any] = {
 }
 SIZES = {
     "smoke": Size(8, 25, 4, **FEW, coarse=8),
-    "laptop": Size(**FEW),
+    "laptop": Size(iterations=25, **FEW),
     "study": Size(),
     "paper": Size(iterations=60),
 }
@@ -131,17 +131,14 @@ class Topography:
     def find(self, stencil: str, bottom: str = "B", smoothing: float = SMOOTHING, **seen: Any) -> xr.Dataset:
         """The depth (x, y) that is found with a stencil, and its ``scores``; ``seen`` as ``observed`` takes it.
 
-        With the misfit there and at the true depth, which is what the scheme's own error and the noise come to.
+        With what ``search`` tells besides.
         """
         what = SEEN | seen
         asked = stencil, bottom, smoothing, *what.items()
         if asked not in self._found:  # sweeps meet
             data, kernel = self.observed(bottom, **what), self.kernel(stencil, bottom)
-            problem = waves.simulate, *data[:3]
-            depth, history = infer_depth(*problem, self.dx, self.dt, kernel, smoothing, iterations=self.size.iterations)
-            true = misfit(*problem, data.depth, self.dx, self.dt, kernel).item()
-            about = {"misfit": min(history["misfit"]), "misfit_of_truth": true, "evaluations": len(history["loss"])}
-            self._found[asked] = _map(depth, "depth").merge(scores(depth, data.depth)).assign(about)
+            scheme = waves.simulate, self.dx, self.dt, kernel
+            self._found[asked] = search(data, *scheme, smoothing, self.size.iterations)
         return self._found[asked]
 
     def sweep(self, name: str, values: Iterable[Any], stencils: Sequence[str] = STENCILS, **others: Any) -> xr.Dataset:
@@ -198,6 +195,39 @@ class Topography:
 def topography(profile: str | Profile | None = None) -> Topography:
     """The experiment in a profile; None is the default."""
     return Topography(get_profile(profile))
+
+
+def beside_flat(study: Topography, bottom: str, centres: Sequence[Sequence[float]], every: int = 6) -> xr.DataArray:
+    """Elevation over a bottom and over a flat one as deep on average, (row, wave, time, y, x), for films.
+
+    From ``centres``, m, by the scheme of four points; time in hours.
+    """
+    cells, steps = study.size.cells, study.size.frames - 1
+    eta0, depth = waves.gaussian(centres, cells), waves.topography(bottom, cells)
+    rows = [
+        waves.simulate(eta0, below, study.dx, study.dt, steps, every).mT
+        for below in (depth, torch.full_like(depth, depth.mean().item()))
+    ]
+    coordinates = {
+        "row": [f"bottom {bottom}", "a flat bottom"],
+        "wave": [f"wave from ({x / 1e3:g}, {y / 1e3:g}) km" for x, y in centres],
+        "time": study.dt * every / 3600 * np.arange(steps // every + 1),
+    }
+    return xr.DataArray(torch.stack(rows).numpy(), coordinates, ("row", "wave", "time", "y", "x"))
+
+
+def search(
+    data: Observed, simulate: Simulate, dx: float, dt: float, kernel: Any, smoothing: float, iterations: int
+) -> xr.Dataset:
+    """The depth (x, y) that a scheme finds below waves, its ``scores``, and the misfit there and at the true depth.
+
+    That at the true depth is what the scheme's own error and the noise come to.
+    """
+    problem = simulate, *data[:3]
+    depth, history = infer_depth(*problem, dx, dt, kernel, smoothing, iterations=iterations)
+    true = misfit(*problem, data.depth, dx, dt, kernel).item()
+    about = {"misfit": min(history["misfit"]), "misfit_of_truth": true, "evaluations": len(history["loss"])}
+    return _map(depth, "depth").merge(scores(depth, data.depth)).assign(about)
 
 
 def scores(found: Tensor, depth: Tensor) -> xr.Dataset:

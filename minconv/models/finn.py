@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch.func import jvp, vmap
 
 from minconv.runtime.checks import choice, positive, whole
 from minconv.runtime.seeds import generator
@@ -326,21 +326,18 @@ def depth_covariance(
     positive("noise", noise)
     positive("prior", prior)
     eta, numbers = _observed(eta, times, eta0, dt)
-    size, shape, waves = depth.numel(), depth.shape, len(eta0)
-    jacobian = eta.new_empty(size, eta.numel())
+    size, shape = depth.numel(), depth.shape
+
+    def change(direction: Tensor) -> Tensor:
+        def frames(place: Tensor) -> Tensor:
+            return _frames(simulate, numbers, eta0, place, dx, dt, kernel, gravity)
+
+        return jvp(frames, (depth,), (direction,))[1].flatten()
+
     with torch.no_grad():
-        for cells in torch.arange(size).split(whole("batch", batch, 1)):
-            directions = torch.nn.functional.one_hot(cells, size).to(depth).view(-1, 1, *shape)
-            start, place, direction = (
-                field.expand(len(cells), waves, *shape).flatten(0, 1).contiguous()
-                for field in (eta0, depth, directions)
-            )
-            with forward_ad.dual_level():
-                place = forward_ad.make_dual(place, direction)
-                found = _frames(simulate, numbers, start, place, dx, dt, kernel, gravity)
-                jacobian[cells] = forward_ad.unpack_dual(found).tangent.reshape(len(cells), -1)
-        precision = jacobian @ jacobian.T / noise**2 + torch.eye(size).to(depth) / prior**2
         unit = torch.eye(size).to(depth).view(size, *shape)
+        jacobian = vmap(change, chunk_size=whole("batch", batch, 1))(unit)  # waves are followed once a chunk
+        precision = jacobian @ jacobian.T / noise**2 + torch.eye(size).to(depth) / prior**2
         for axis in (1, 2):
             slopes = unit.diff(dim=axis).flatten(1)
             weight = smoothing / slopes.shape[1] / UNIT**2  # of a difference in the loss, per m2

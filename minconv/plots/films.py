@@ -1,4 +1,4 @@
-"""A forecast as a film, on a page without a kernel and, where there is one, with widgets to ask for another."""
+"""Forecasts and waves as films, on a page without a kernel and, where there is one, with widgets to ask for others."""
 
 import io
 import re
@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from IPython.display import HTML
 from matplotlib.animation import FuncAnimation
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
@@ -19,7 +20,7 @@ from PIL import Image
 from minconv.plots.axes import largest, words
 from minconv.plots.style import GUIDE, PAGE, STYLE
 from minconv.plots.trajectories import film_rows
-from minconv.runtime.checks import positive, whole
+from minconv.runtime.checks import needs, positive, whole
 
 SCREEN = 100  # dots per inch
 SIZE = (PAGE, 4.5)  # inches
@@ -36,7 +37,30 @@ BUTTONS = {  # by what matplotlib calls the pictures on them, which it has from 
 }
 
 
-class Film:
+class Moving:
+    """A figure of which one picture is shown at a time.
+
+    Attributes:
+        fig: the figure.
+        count: of its pictures.
+    """
+
+    fig: Figure
+    count: int
+
+    def show(self, number: int) -> list:
+        """Draws the picture of that number, from 0; returns what has changed."""
+        raise NotImplementedError
+
+    def picture(self, number: int) -> bytes:
+        """The picture of that number as a PNG."""
+        self.show(number)
+        file = io.BytesIO()
+        self.fig.savefig(file, dpi=SCREEN)
+        return small(file.getvalue())
+
+
+class Film(Moving):
     """Truth, forecast and error side by side at one time, and below them the RMSE of all times.
 
     Args:
@@ -52,6 +76,7 @@ class Film:
         if fields.sizes["row"] < 2:
             raise ValueError("fields must have at least 2 rows, truth and forecast; got 1")
         self.times, self.context = fields.time.values, whole("context", context, least=1)
+        self.count = len(self.times)
         truth, forecast = fields.values[:2].astype(float)
         self.pictures = np.stack([truth, forecast, forecast - truth])  # [3, time, y, x]
         rmse = np.sqrt(np.square(fields.values[1:] - truth).mean((-2, -1)))
@@ -96,7 +121,6 @@ class Film:
         bar.ax.tick_params(labelsize=7, pad=2)
 
     def show(self, number: int) -> list:
-        """Draws the frame of that number, from 0; returns what has changed."""
         time, frames = self.times[number], self.pictures[:, number]
         for image, frame in zip(self.images, frames, strict=True):
             image.set_data(frame)
@@ -105,13 +129,6 @@ class Film:
         self.title.set_text(f"t = {time:g}, {how}: RMSE {self.rmse[number]:.3f}")
         self.now.set_xdata([time, time])
         return [*self.images, self.now, self.title]
-
-    def picture(self, number: int) -> bytes:
-        """The frame of that number as a PNG."""
-        self.show(number)
-        file = io.BytesIO()
-        self.fig.savefig(file, dpi=SCREEN)
-        return small(file.getvalue())
 
 
 def small(png: bytes) -> bytes:
@@ -129,17 +146,26 @@ def film(fields: xr.DataArray, context: int, milliseconds: int = 120, **options:
     Args:
         milliseconds: duration of a frame.
     """
-    made, duration = Film(fields, context, **options), positive("milliseconds", milliseconds)
-    moving = FuncAnimation(made.fig, made.show, len(made.times), interval=duration)
+    return page(Film(fields, context, **options), milliseconds)
+
+
+def page(made: Moving, milliseconds: int = 120) -> HTML:
+    """All pictures of a figure with buttons to play them, that need no kernel.
+
+    Args:
+        milliseconds: duration of a picture.
+    """
+    duration = positive("milliseconds", milliseconds)
+    moving = FuncAnimation(made.fig, made.show, made.count, interval=duration)
     with plt.rc_context({"savefig.dpi": SCREEN}):
-        page = moving.to_jshtml(default_mode="loop")
+        found = moving.to_jshtml(default_mode="loop")
 
     def smaller(found: re.Match) -> str:
         return found[1] + b64encode(small(b64decode(found[2].replace("\\\n", "")))).decode()
 
-    page = re.sub(r'(data:image/png;base64,)([^"]+)', smaller, page)
-    page = re.sub(r'<i class="fa fa-([a-z -]+)"></i>', lambda found: BUTTONS[found[1]], page)
-    return HTML(re.sub(r'<link rel="stylesheet"\s+href="[^"]+">', "", page))
+    found = re.sub(r'(data:image/png;base64,)([^"]+)', smaller, found)
+    found = re.sub(r'<i class="fa fa-([a-z -]+)"></i>', lambda found: BUTTONS[found[1]], found)
+    return HTML(re.sub(r'<link rel="stylesheet"\s+href="[^"]+">', "", found))
 
 
 def forecast_player(
@@ -183,3 +209,86 @@ def forecast_player(
     time.observe(draw, "value")
     draw()
     return ipywidgets.VBox([ipywidgets.HBox([model, seed, context]), ipywidgets.HBox([play, time]), image])
+
+
+class WaveFilm(Moving):
+    """Waves over a bottom, the same over another, and the difference, which is all that tells one from the other.
+
+    Args:
+        elevation: over (row, wave, time, y, x), two rows in words; ``time`` in hours.
+        depth: of the first row's bottom, over (y, x), drawn as lines of equal depth.
+    """
+
+    def __init__(self, elevation: xr.DataArray, depth: xr.DataArray):
+        needs("elevation", elevation, (), ("row", "wave", "time", "y", "x"))
+        if elevation.sizes["row"] != 2:
+            raise ValueError(f"elevation must have 2 rows; got {elevation.sizes['row']}")
+        needs("depth", depth, (), ("y", "x"))
+        elevation, depth = elevation.transpose("row", "wave", "time", "y", "x"), depth.transpose("y", "x")
+        pair = elevation.values.reshape(2, -1, *depth.shape)
+        self.pictures, self.count = np.stack([*pair, pair[0] - pair[1]]), pair.shape[1]  # [3, picture, y, x]
+        names = [*elevation.row.values.tolist(), "difference"]
+        later = elevation.values[:, :, 1:]  # waves start several times as high as they are when they have spread
+        bounds = [4 * float(later.std())] * 2 + [largest(self.pictures[2])]
+        self.places = [(wave, time) for wave in elevation.wave.values for time in elevation.time.values]
+        self.fig, axes = plt.subplots(1, 3, figsize=(PAGE, 2.7), dpi=SCREEN)
+        self.images = []
+        for ax, name, bound in zip(axes, names, bounds, strict=True):
+            ax.set(xticks=[], yticks=[], title=name)
+            colours = {"cmap": "PuOr_r" if name == "difference" else "RdBu_r", "vmin": -bound, "vmax": bound}
+            self.images.append(ax.imshow(self.pictures[0, 0], interpolation="nearest", **colours))
+        for ax in axes[::2]:
+            ax.contour(depth.values, 6, colors="0.4", linewidths=0.5)
+        for image, over in ((self.images[0], axes[:2]), (self.images[2], axes[2])):
+            bar = self.fig.colorbar(image, ax=over, location="bottom", label="m", aspect=40, pad=0.03)
+            bar.ax.tick_params(labelsize=7)
+        self.title = self.fig.suptitle("", fontsize=9)
+        self.show(0)
+        self.fig.canvas.draw()
+        self.fig.set_layout_engine("none")  # placed once; or every picture would be laid out again
+        plt.close(self.fig)  # or a notebook would show it besides
+
+    def show(self, number: int) -> list:
+        wave, time = self.places[number]
+        for image, field in zip(self.images, self.pictures[:, number], strict=True):
+            image.set_data(field)
+        self.title.set_text(f"{wave}, t = {time:.1f} h")
+        return [*self.images, self.title]
+
+
+def wave_player(
+    waves: Callable[[float, float], xr.DataArray], depth: xr.DataArray, reach: float, milliseconds: int = 120
+) -> ipywidgets.VBox:
+    """A :class:`WaveFilm` by widgets, for a live kernel: where the wave starts, and which time.
+
+    Args:
+        waves: called as ``waves(x, y)`` with a place in km from the centre, gives the elevation of a film.
+        depth: of the film.
+        reach: of both places, km.
+    """
+    places = [
+        ipywidgets.FloatSlider(
+            -reach / 2, min=-reach, max=reach, step=reach / 16, description=f"{axis} (km)", continuous_update=False
+        )
+        for axis in "xy"
+    ]
+    made = WaveFilm(waves(*(place.value for place in places)), depth)
+    time = ipywidgets.IntSlider(0, 0, made.count - 1, description="frame", layout={"width": "30em"})
+    play = ipywidgets.Play(max=made.count - 1, interval=positive("milliseconds", milliseconds), show_repeat=True)
+    ipywidgets.jslink((play, "value"), (time, "value"))
+    image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+    picture = cache(made.picture)
+
+    def draw(change: Mapping | None = None) -> None:
+        image.value = picture(time.value)
+
+    def another(change: Mapping) -> None:
+        nonlocal picture
+        picture = cache(WaveFilm(waves(*(place.value for place in places)), depth).picture)
+        draw()
+
+    for place in places:
+        place.observe(another, "value")
+    time.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([ipywidgets.HBox(places), ipywidgets.HBox([play, time]), image])

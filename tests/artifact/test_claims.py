@@ -418,3 +418,13 @@ def test_the_bottom():
     said("to {:.2f} and {:.2f} m where depth varies by {:.0f} and {:.0f} m".format(*errors["FINN"], *varies))
     said("A fixed stencil of fourth order finds it to {:.2f} and {:.2f} m".format(*errors["four"]))
     said("one of second order ({:.1f} and {:.1f} m)".format(*errors["two"]))
+
+
+def test_the_bottom_by_networks():
+    errors = []
+    for bottom in "BC":
+        depth = data(f"topography_networks_{bottom}").depth
+        rmse = np.sqrt(np.square(depth - depth.sel(row="truth")).mean(("x", "y")))
+        errors += rmse.drop_sel(row=["truth", "FINN"]).values.tolist()
+        assert errors[-1] > 2 * rmse.sel(row="FINN")
+    said(f"shown 256 other bottoms instead, find it to {min(errors):.1f} to {max(errors):.1f} m.")

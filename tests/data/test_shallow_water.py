@@ -15,8 +15,10 @@ from minconv.data.shallow_water import (
     LENGTH,
     SECONDS,
     coarsen,
+    drawn,
     gaussian,
     generate,
+    generate_drawn,
     load,
     observe,
     simulate,
@@ -355,6 +357,34 @@ def test_files_hold_waves_of_a_finer_grid(tmp_path):
         generate(path, "C", **small, noise=0.01)
     noisy = load(generate(tmp_path / "noisy.nc", "C", **small, noise=0.01, seed=3))
     torch.testing.assert_close(torch.from_numpy(noisy.eta.values), observe(eta, 0.01, 3), rtol=0, atol=1e-15)
+
+
+def test_random_bottoms_are_smooth_and_of_a_seed_and_a_number_alone():
+    depths, centres = zip(*(drawn(number, 32, 5) for number in range(20)), strict=True)
+    depths, centres = torch.stack(depths), torch.stack(centres)
+    assert centres.abs().max() <= 0.4 * LENGTH and centres.std(0).min() > 0.15 * LENGTH
+    assert depths.min() > 40 and depths.max() < 170 and 5 < depths.std((1, 2)).mean() < 13
+    assert abs(float(depths.mean()) - 105) < 4 and depths.mean((1, 2)).std() > 2
+    assert (depths.diff(dim=1).std((1, 2)) < 0.35 * depths.std((1, 2))).all()
+    again, centre = drawn(7, 64, 5)
+    torch.testing.assert_close(coarsen(again, 2), depths[7], rtol=5e-3, atol=0)
+    assert torch.equal(centre, centres[7]) and not torch.equal(drawn(7, 32, 6)[0], depths[7])
+
+
+def test_files_of_random_bottoms(tmp_path):
+    small = {"frames": 3, "every": 2, "seconds": 600.0, "cells": 16, "finer": 2, "seed": 4}
+    data = load(generate_drawn(tmp_path / "drawn.nc", 2, **small))
+    assert data.eta.dims == ("sample", "time", "x", "y") and data.depth.dims == ("sample", "x", "y")
+    assert data.time.values.tolist() == [0, 1200, 2400]
+    for number in range(2):
+        depth, centre = drawn(number, 32, 4)
+        fine = simulate(gaussian([centre.tolist()], 32), depth, DX, 300.0, 8, 4)
+        assert torch.equal(coarsen(fine, 2)[0], torch.from_numpy(data.eta.values[number]))
+        assert torch.equal(coarsen(depth, 2), torch.from_numpy(data.depth.values[number]))
+    with pytest.raises(ValueError, match="samples is 2, not 3"):
+        generate_drawn(tmp_path / "drawn.nc", 3, **small)
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        generate_drawn(tmp_path / "other.nc", 2, **small | {"every": 0})
 
 
 def test_noise_is_of_a_seed_and_not_at_the_start():

@@ -48,6 +48,19 @@ def test_what_is_observed(study):
     assert torch.equal(study.observed("C", 0.01, waves_seen=1).eta[:, :7], data.eta)  # the noise is that of all frames
 
 
+def test_waves_beside_those_over_a_flat_bottom(study):
+    centres = [(-250e3, 0.0), (0.0, 1e5)]
+    eta = shallow_water.beside_flat(study, "B", centres, 12)
+    assert eta.shape == (2, 2, 3, 8, 8) and eta.row.values.tolist() == ["bottom B", "a flat bottom"]
+    assert eta.wave.values[0] == "wave from (-250, 0) km" and eta.time.values[-1] == pytest.approx(30000 / 3600)
+    start = waves.gaussian(centres, 8)
+    assert (eta[:, :, 0] == start.mT.numpy()).all()
+    depth = waves.topography("B", 8)
+    for row, below in enumerate((depth, torch.full_like(depth, float(depth.mean())))):
+        found = waves.simulate(start, below, study.dx, study.dt, 24, 12)
+        torch.testing.assert_close(torch.from_numpy(eta.values[row]).mT, found, rtol=0, atol=1e-12)
+
+
 @pytest.mark.slow
 def test_finn_finds_a_bottom_with_what_it_learned_on_the_other(study):
     assert study.kernel("FINN", "B") is study.kernels["C"] and study.kernel("two", "B") == "two"

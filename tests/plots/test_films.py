@@ -1,4 +1,4 @@
-"""Films of a forecast: what they show, on a page and by widgets."""
+"""Films of forecasts and of waves: what they show, on a page and by widgets."""
 
 import io
 import re
@@ -10,7 +10,7 @@ import xarray as xr
 from PIL import Image
 
 from minconv.plots import films
-from minconv.plots.films import SCREEN, SIZE, Film
+from minconv.plots.films import SCREEN, SIZE, Film, WaveFilm
 
 CONTEXT, TIMES = 3, np.arange(1, 7)
 
@@ -75,12 +75,58 @@ def test_widgets_ask_for_another_forecast():
     assert {Image.open(io.BytesIO(picture)).size for picture in pictures} == {tuple(int(SCREEN * s) for s in SIZE)}
 
 
+def elevation(place: float = 0.0) -> xr.DataArray:
+    """Two waves at three times over two bottoms."""
+    values = np.random.default_rng(0).normal(size=(2, 2, 3, 8, 8)) + place
+    rows = {"row": ["a hill", "none"], "wave": ["first", "second"], "time": [0.0, 0.25, 0.5]}
+    return xr.DataArray(values, rows, ("row", "wave", "time", "y", "x"))
+
+
+def bottom() -> xr.DataArray:
+    return xr.DataArray(np.outer(np.arange(8.0), np.ones(8)), dims=("y", "x"))
+
+
+def test_waves_over_two_bottoms_and_their_difference_one_wave_after_another():
+    film, fields = WaveFilm(elevation(), bottom()), elevation().values
+    assert not plt.get_fignums() and film.count == 6
+    film.show(4)
+    shown = [np.asarray(image.get_array()) for image in film.images]
+    np.testing.assert_allclose(shown, [*fields[:, 1, 1], fields[0, 1, 1] - fields[1, 1, 1]])
+    assert film.title.get_text() == "second, t = 0.2 h"
+    assert [image.axes.get_title() for image in film.images] == ["a hill", "none", "difference"]
+    assert film.images[0].get_clim() == film.images[1].get_clim() != film.images[2].get_clim()
+    lines = [len(image.axes.collections) for image in film.images]
+    assert lines == [1, 0, 1]  # of equal depth, where the bottom is
+    first, last = (film.picture(number) for number in (0, 5))
+    assert first != last and Image.open(io.BytesIO(first)).size == Image.open(io.BytesIO(last)).size
+
+
+@pytest.mark.slow
+def test_widgets_ask_for_a_wave_from_another_place():
+    asked = []
+
+    def waves(x, y):
+        asked.append((x, y))
+        return elevation(x)[:, :1]
+
+    box = films.wave_player(waves, bottom(), 320.0)
+    (x, y), (_, time) = box.children[0].children, box.children[1].children
+    pictures = [bytes(box.children[2].value)]
+    for widget, value in ((time, 2), (x, 40.0), (y, 320.0)):
+        widget.value = value
+        pictures.append(bytes(box.children[2].value))
+    assert asked == [(-160, -160), (40, -160), (40, 320)] and time.max == 2
+    assert pictures[0] != pictures[1] != pictures[2] and not plt.get_fignums()
+
+
 @pytest.mark.parametrize(
     ("draw", "words"),
     [
         (lambda: Film(fields()[:1], CONTEXT), "at least 2 rows, truth and forecast; got 1"),
         (lambda: Film(fields().isel(x=0), CONTEXT), r"fields must be over \(row, time, y, x\)"),
         (lambda: Film(fields(), 0), "context must be at least 1"),
+        (lambda: WaveFilm(elevation()[:1], bottom()), "elevation must have 2 rows; got 1"),
+        (lambda: WaveFilm(elevation(), bottom()[0]), r"depth must be over \(y, x\)"),
         (lambda: films.film(fields(), CONTEXT, milliseconds=0), "milliseconds must be above 0"),
         (lambda: films.forecast_player(lambda *_: fields(), ["convgru"], 0), "seeds must be at least 1"),
     ],
