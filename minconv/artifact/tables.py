@@ -36,7 +36,7 @@ def findings(results: Numbers, benchmark: Numbers, weather: Numbers) -> str:
     one_day = _row(weather, "ridge regression"), network, _row(weather, "stack")
     linear, alone, stack = (f"{_mean(row, 'rmse_1'):.0f}" for row in one_day)
     return (
-        f"- **Faster to train, and most by how it is computed.** On {longest} frames MinConvLSTM trains {paper}"
+        f"- **Faster to train, mostly by better code.** On {longest} frames MinConvLSTM trains {paper}"
         f"{speedup:.1f} times as fast as the fastest one there is ({benchmark['provenance']['hardware']}). "
         f"{_slower(benchmark)}\n"
         f"- **The recipe matters more than the cell.** Better settings cut every cell's closed-loop error "

@@ -14,7 +14,6 @@ import torch
 from minconv.runtime.device import pick_device
 
 PACKAGES = ("minconv", "torch", "numpy", "xarray", "lightning-fabric")
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @cache
@@ -43,17 +42,17 @@ def hardware(device: str | torch.device = "cpu") -> str:
 def provenance(device: str | torch.device = "cpu") -> dict[str, str]:
     """Versions, hardware, system and git revision as plain strings, ready for JSON or file attributes.
 
-    Of ``cores``, those that this process may use of those that there are. What the machine does not tell is "unknown".
+    Of ``cores``, those that this process may use of those that there are; of ``threads``, those that PyTorch uses, by
+    whatever it was told. What the machine does not tell is "unknown".
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    given = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
     found = {
         "hardware": hardware(device),
         "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": f"{usable or 'unknown'} of {os.cpu_count() or 'unknown'}",
         "memory": _memory(),
         "blas": _blas(),
-        "threads": ", ".join([f"{torch.get_num_threads()} of torch", *given]),
+        "threads": f"{torch.get_num_threads()} of torch",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
