@@ -129,7 +129,10 @@ def rivals(profile: str | Profile | None = None, device: str = "auto") -> Experi
 def data_files(profile: Profile, device: str | torch.device = "auto") -> dict[str, Path]:
     """The files of the profile's training, validation and test sets, generated where they are not there yet."""
     sets = zip(SPLITS.items(), SIZES[profile.name].samples, strict=True)
-    return {split: trajectory_file(split, samples, frames, seed, device) for seed, ((split, frames), samples) in enumerate(sets)}
+    return {
+        split: trajectory_file(split, samples, frames, seed, device)
+        for seed, ((split, frames), samples) in enumerate(sets)
+    }
 
 
 def trajectory_file(split: str, samples: int, frames: int, seed: int, device: str | torch.device) -> Path:
