@@ -1,4 +1,4 @@
-"""The flow with few and with many trajectories, for few and for many steps: does the order of the cells depend on it?"""
+"""The flow with few and many trajectories, for few and many steps: does the order of the cells depend on scale?"""
 
 from dataclasses import dataclass, replace
 from functools import partial

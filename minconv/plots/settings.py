@@ -161,16 +161,17 @@ def scaling(errors: Sequence[xr.DataArray]) -> Figure:
     Args:
         errors: for each row of panels, over (setting, model, seed) and what is on the horizontal axis.
     """
-    if not errors:
-        raise ValueError("errors must hold at least one array; got none")
+    over = "setting", "model", "seed"
+    along = [next((str(dim) for dim in values.dims if dim not in over), "size") for values in errors]
+    for values, x in zip(errors, along, strict=True):
+        needs("errors", values, (), (*over, x))
     settings = errors[0].setting.values.tolist()
     size, share = (PAGE, 2.1 * len(errors) + 0.5), {"sharex": "row", "sharey": True}
     fig, axes = plt.subplots(len(errors), len(settings), figsize=size, squeeze=False, **share)
-    for row, values in zip(axes, errors, strict=True):
-        (x,) = set(values.dims) - {"setting", "model", "seed"}
+    for row, values, x in zip(axes, errors, along, strict=True):
         for ax, setting in zip(row, settings, strict=True):
-            lines_by(ax, _hundredfold(values).sel(setting=setting), "model", str(x), STYLE, extremes=True)
-            ax.set_xlabel(axis_label(values[x], str(x)))
+            lines_by(ax, _hundredfold(values).sel(setting=setting), "model", x, STYLE, extremes=True)
+            ax.set_xlabel(axis_label(values[x], x))
             log_axes(ax)
             ax.set_xscale("log")
             ax.set_xticks(values[x].values, [f"{number:,}" for number in values[x].values], minor=False)

@@ -163,6 +163,13 @@ def climates() -> xr.Dataset:
 
 
 @cache
+def by_size(name, *sizes):
+    """Closed-loop errors that fall as one over the size."""
+    closed = metrics.summary(by_setting(("published", "recipe"))).closed_loop.drop_sel(model="persistence")
+    index = xr.Variable(name, list(sizes), {"long_name": name})
+    return xr.concat([closed / size for size in sizes], index).assign_attrs(closed.attrs)
+
+
 def scores(models=("convlstm", "minconvlstm", *BASELINES)) -> xr.Dataset:
     leads, lat = np.arange(6, 169, 6), np.linspace(-87, 87, 16)
     noise = np.random.default_rng(0).uniform(0.9, 1.1, (len(models), 3, 1))
@@ -250,6 +257,7 @@ FIGURES = {
     "loss_by_time": lambda: plots.loss_by_time(losses()),
     "blown_up": lambda: plots.error_curves(collected(blown="minconvgru"), ("rmse",)),
     "timing": lambda: plots.timing(timings()),
+    "scaling": lambda: plots.scaling([by_size("trajectories", 10, 1000), by_size("steps", 1000, 4000)]),
     "rmse_dots": lambda: plots.rmse_dots(metrics.summary(by_setting(blown="minconvgru"))),
     "ablations": lambda: plots.rmse_dots(ablated(), base="less"),
     "directions": lambda: plots.directions(
