@@ -88,7 +88,8 @@ def error_findings(
         comparisons: how many are made in all.
     """
     mean = np.sqrt((errors[part] ** 2).mean("sample")).mean("seed")
-    best = [str(mean.sel(model=cells).idxmin("model").item()) for cells in (MINIMAL, CLASSICAL)]
+    kinds = ([name for name in cells if name in mean.model] for cells in (MINIMAL, CLASSICAL))
+    best = [str(mean.sel(model=cells).idxmin("model").item()) for cells in kinds]
     for pair in (["minconvlstm", "convlstm"], best):
         d = paired_difference(errors, *pair, part, level=1 - 0.05 / comparisons)
         value, low, high = (float(d[name]) for name in ("difference", "low", "high"))
