@@ -49,8 +49,8 @@ def loss_by_time(losses: xr.Dataset, reference: str = "convlstm") -> Figure:
     """Validation loss by the time of training, a panel for each setting, and where ``reference`` ends as a line.
 
     Args:
-        losses: ``validation_loss`` over (setting, model, seed, epoch) and ``seconds`` of an epoch over (setting,
-            model), of ``report.losses``.
+        losses: ``validation_loss`` over (setting, model, seed, epoch), of ``report.losses``, and ``seconds`` of an
+            epoch over (setting, model).
         reference: one of the models.
     """
     needs("losses", losses, ("validation_loss",), ("setting", "model", "seed", "epoch"))
