@@ -60,6 +60,10 @@ ABOUT = {
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
     "12_peers": About("Cells beside a linear state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
+    "13_scale": About("Does the order of the cells depend on it?"),
+    "14_answer": About(
+        "The paper's claims, one by one.", f"the numbers of 4, {TRAINS.format('3, 6 and 13')}", "errors.png"
+    ),
 }
 
 

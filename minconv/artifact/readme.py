@@ -35,7 +35,7 @@ PAGES: Mapping[str, Mapping[str, Made]] = {
         "words": gallery.words("notebooks/"),
         "findings": of_numbers(tables.findings, "results", "benchmark", "real_weather_results"),
         "commands": gallery.commands,
-        "results": of_numbers(tables.closed_loop, "results", "benchmark"),
+        "answer": of_numbers(tables.answer, "answer"),
         "notebooks": gallery.short_list,
     },
     "figures/README.md": {

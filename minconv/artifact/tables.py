@@ -1,10 +1,12 @@
 """The numbers of figures/*.json as Markdown: tables, and sentences that say what is in them."""
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minconv.bench.results import experiment, scans, select, teacher_forced
+from minconv.experiments import claims
 from minconv.experiments.report import best, markdown_table, plus_minus, table
 from minconv.models import MODELS
 
@@ -48,24 +50,11 @@ def findings(results: Numbers, benchmark: Numbers, weather: Numbers) -> str:
     )
 
 
-def closed_loop(results: Numbers, benchmark: Numbers) -> str:
-    """The README's table: size and time of a training step as published, error in closed loop by setting."""
-    steps = {row["model"]: row for row in experiment(benchmark)}
-    settings = list(dict.fromkeys(row["setting"] for row in results["rows"] if row["setting"]))
-    found = {(row["setting"], row["model"]): row for row in results["rows"]}
-    labels = {row["model"]: row["label"] for row in results["rows"] if row["setting"]}
-    rows = []
-    for model, label in labels.items():
-        step = steps[model]
-        errors = [plus_minus(found[setting, model]["values"]["closed_loop"]) for setting in settings]
-        rows.append([label, f"{step['parameters']:,}", f"{1e3 * step['training']['median']:.0f}", *errors])
-    about, base = results["about"], plus_minus(found["", "persistence"]["values"]["closed_loop"])
-    notes = [
-        f"RMSE × 100 in closed loop, mean ± standard deviation over seeds (persistence: {base})",
-        f"{about['training trajectories']} trajectories, {about['epochs']} epochs",
-        f"training step as published, on {benchmark['provenance']['hardware']}",
-    ]
-    return markdown_table(["Model", "Parameters", "ms/step", *settings], rows, notes=notes)
+def answer(content: Numbers) -> str:
+    """The README's table: the paper's claims beside what was measured, with links to the notebooks."""
+    fields = [field.name for field in dataclasses.fields(claims.Finding)]
+    found = [claims.Finding(**{name: row[name] for name in fields}) for row in content["rows"]]
+    return claims.short_table(found, "notebooks/")
 
 
 def flow(content: Numbers, benchmark: Numbers) -> str:

@@ -129,10 +129,14 @@ def rivals(profile: str | Profile | None = None, device: str = "auto") -> Experi
 def data_files(profile: Profile, device: str | torch.device = "auto") -> dict[str, Path]:
     """The files of the profile's training, validation and test sets, generated where they are not there yet."""
     sets = zip(SPLITS.items(), SIZES[profile.name].samples, strict=True)
-    return {split: _file(split, samples, frames, seed, device) for seed, ((split, frames), samples) in enumerate(sets)}
+    return {
+        split: trajectory_file(split, samples, frames, seed, device)
+        for seed, ((split, frames), samples) in enumerate(sets)
+    }
 
 
-def _file(split: str, samples: int, frames: int, seed: int, device: str | torch.device) -> Path:
+def trajectory_file(split: str, samples: int, frames: int, seed: int, device: str | torch.device) -> Path:
+    """The file of so many trajectories of a seed, generated where it is not there yet."""
     path = home() / "data" / f"{NAME}_{split}_{samples}x{frames}.nc"
     return solver.generate(path, samples, frames, seed=seed, device=device)
 
@@ -171,7 +175,7 @@ def beside_truth(forecasters: Mapping[str, Forecaster], trajectory: Tensor, cont
 def long_rollouts(experiment: Experiment) -> Trajectories:
     """The task of trajectories many times as long as those trained on, with initial states of their own."""
     device = experiment.task.test.device
-    path = _file("long", *SIZES[experiment.profile.name].long, seed=len(SPLITS), device=device)
+    path = trajectory_file("long", *SIZES[experiment.profile.name].long, seed=len(SPLITS), device=device)
     return replace(experiment.task, test=solver.frames(path, device))
 
 

@@ -1,18 +1,40 @@
-"""What explains a result: how far a change reaches in one step, and into how many directions training moves kernels."""
+"""What explains a result: how long a step takes, how far a change reaches in one, and into how many directions
+training moves kernels."""
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from minconv.bench.measure import measure, training_step
 from minconv.data import navier_stokes as solver
 from minconv.experiments.experiment import Experiment
 from minconv.experiments.navier_stokes import GRID, SPLITS
 from minconv.runtime.checks import whole
 from minconv.training import load_weights
 from minconv.training.muon import is_kernel
+
+
+def step_seconds(experiment: Experiment, *settings: str, rounds: int = 15) -> xr.DataArray:
+    """How long a training step of every model of some settings takes, forward and backward, over (setting, model).
+
+    Medians of rounds in which all take turns; NaN where a setting has no such model.
+    """
+    calls, train = {}, experiment.task.train
+    for name in settings:
+        found = experiment.settings[name]
+        frames = train[: found.training.batch, : found.window + 1]
+        for model, build in found.models.items():
+            calls[name, model] = training_step(build(0).to(train.device), frames, found.training.horizon)
+    taken = measure({" ".join(key): call for key, call in calls.items()}, rounds, device=train.device)
+    places = {"setting": list(settings), "model": list(dict.fromkeys(model for _, model in calls))}
+    seconds = xr.DataArray(np.nan, places, ("setting", "model"), "seconds", {"long_name": "step", "units": "s"})
+    for key, value in zip(calls, taken.median("repeat").values, strict=True):
+        seconds.loc[key] = value
+    return seconds
 
 
 @torch.no_grad()

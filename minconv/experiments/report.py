@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from minconv.runtime.names import STYLE
@@ -121,8 +120,8 @@ def losses(logs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> x
 
     Returns:
         ``train_loss`` and ``validation_loss`` over (setting, model, seed, epoch), NaN where a setting has no such
-        model; and ``seconds`` of an epoch over (setting, model), by the fastest tenth of its epochs, since other work
-        may share the machine at times.
+        model. The logs' times are not among them: other work may have shared the machine, or an older program trained
+        a part; ``probes.step_seconds`` measures.
     """
 
     def log(rows: Sequence[Mapping[str, float]]) -> xr.Dataset:
@@ -134,7 +133,7 @@ def losses(logs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> x
         for row in rows:
             for name, values in found.items():
                 values.loc[{"seed": row["seed"], "epoch": row["epoch"]}] = row[name]
-        return xr.Dataset(found | {"seconds": float(np.quantile([row["seconds"] for row in rows], 0.1))})
+        return xr.Dataset(found)
 
     def side_by_side(name: str, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
         index = xr.IndexVariable(name, list(found))
@@ -152,7 +151,7 @@ def minutes_to(losses: xr.Dataset, reference: str) -> xr.Dataset:
     """How long trainings take until their validation loss, in the mean over seeds, is what ``reference`` ends with.
 
     Args:
-        losses: of :func:`losses`.
+        losses: of :func:`losses`, with ``seconds`` of an epoch over (setting, model).
         reference: one of the models.
 
     Returns:

@@ -18,6 +18,7 @@ from minconv.plots.settings import (
     losses_by_epoch,
     reach,
     rmse_dots,
+    scaling,
 )
 from minconv.plots.style import BACKENDS, SETTINGS, STYLE
 from minconv.plots.timing import timing

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from minconv.evaluation.errors import PARTS
 from minconv.plots.axes import axis_label, legend_above, letters, lines_by, log_axes, note, words
@@ -49,8 +49,8 @@ def loss_by_time(losses: xr.Dataset, reference: str = "convlstm") -> Figure:
     """Validation loss by the time of training, a panel for each setting, and where ``reference`` ends as a line.
 
     Args:
-        losses: ``validation_loss`` over (setting, model, seed, epoch) and ``seconds`` of an epoch over (setting,
-            model), of ``report.losses``.
+        losses: ``validation_loss`` over (setting, model, seed, epoch), of ``report.losses``, and ``seconds`` of an
+            epoch over (setting, model).
         reference: one of the models.
     """
     needs("losses", losses, ("validation_loss",), ("setting", "model", "seed", "epoch"))
@@ -152,6 +152,35 @@ def rmse_dots(parts: xr.Dataset, base: str = "") -> Figure:
         log_axes(ax, "x")
     letters(axes)
     legend_above(fig, axes[0])
+    return fig
+
+
+def scaling(errors: Sequence[xr.DataArray]) -> Figure:
+    """RMSE by how much a model has learned from, a column for each setting: mean over seeds, band of the extremes.
+
+    Args:
+        errors: for each row of panels, over (setting, model, seed) and what is on the horizontal axis.
+    """
+    over = "setting", "model", "seed"
+    along = [next((str(dim) for dim in values.dims if dim not in over), "size") for values in errors]
+    for values, x in zip(errors, along, strict=True):
+        needs("errors", values, (), (*over, x))
+    settings = errors[0].setting.values.tolist()
+    size, share = (PAGE, 2.1 * len(errors) + 0.5), {"sharex": "row", "sharey": True}
+    fig, axes = plt.subplots(len(errors), len(settings), figsize=size, squeeze=False, **share)
+    for row, values, x in zip(axes, errors, along, strict=True):
+        for ax, setting in zip(row, settings, strict=True):
+            lines_by(ax, _hundredfold(values).sel(setting=setting), "model", x, STYLE, extremes=True)
+            ax.set_xlabel(axis_label(values[x], x))
+            log_axes(ax)
+            ax.set_xscale("log")
+            ax.set_xticks(values[x].values, [f"{number:,}" for number in values[x].values], minor=False)
+            ax.xaxis.set_minor_locator(NullLocator())
+        row[0].set_ylabel("RMSE × 100")
+    for ax, setting in zip(axes[0], settings, strict=True):
+        ax.set_title(setting)
+    letters(axes.flat)
+    legend_above(fig, axes[0, 0])
     return fig
 
 

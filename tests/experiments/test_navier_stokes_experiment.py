@@ -8,7 +8,7 @@ import torch
 from minconv.core.cells import CELLS
 from minconv.experiments import navier_stokes as flow
 from minconv.experiments import recipes
-from minconv.experiments.probes import flow_influence, influence
+from minconv.experiments.probes import flow_influence, influence, step_seconds
 from minconv.experiments.profiles import PROFILES
 from minconv.models import MODELS, build_model, count_parameters
 from minconv.plots import STYLE
@@ -122,3 +122,13 @@ def test_influence_is_the_same_again_and_differs_by_cells():
     fields = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(1))
     found = [influence(lambda x: x**2, fields, 6, seed=seed)[0] for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.slow
+def test_steps_are_timed_for_every_model_of_a_setting(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
+    experiment = flow.navier_stokes("smoke", "cpu")
+    taken = step_seconds(experiment, "recipe with Adam", "published", rounds=2)
+    assert taken.dims == ("setting", "model") and (taken.sel(setting="published") > 0).all()
+    adam = taken.sel(setting="recipe with Adam")
+    assert adam.notnull().values.tolist() == [model == "minconvlstm" for model in taken.model.values]

@@ -134,13 +134,25 @@ def test_losses_have_a_column_for_each_setting():
 
 def test_losses_by_time_are_beside_the_end_of_the_reference():
     axes = figure("loss_by_time").axes
-    for ax, seconds in zip(axes, (12.02, 6.02), strict=True):
+    for ax, seconds in zip(axes, (12, 6), strict=True):
         curve = line(ax, "ConvLSTM")
-        np.testing.assert_allclose(curve.get_xdata(), np.arange(1, 21) * seconds / 60, rtol=2e-3)
+        np.testing.assert_allclose(curve.get_xdata(), np.arange(1, 21) * seconds / 60)
         assert [*curve.get_ydata()[-1:]] * 2 == pytest.approx([0.02, 0.02])
         assert any(
             [*found.get_ydata()] == pytest.approx([0.02, 0.02]) for found in ax.lines if len(found.get_xdata()) == 2
         )
+
+
+def test_errors_by_size_are_on_logarithmic_axes_with_the_sizes_as_ticks():
+    axes = figure("scaling").axes
+    assert [ax.get_title() for ax in axes] == ["published", "recipe", "", ""]
+    for ax, sizes in zip(axes, ([10, 1000], [10, 1000], [1000, 4000], [1000, 4000]), strict=True):
+        curve = line(ax, "ConvLSTM")
+        assert ax.get_xscale() == ax.get_yscale() == "log" and [*curve.get_xdata()] == sizes
+        np.testing.assert_allclose(
+            np.multiply(*curve.get_data()), np.prod([curve.get_xdata()[0], curve.get_ydata()[0]]), rtol=1e-6
+        )
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == [f"{size:,}" for size in sizes]
 
 
 def test_every_model_is_in_the_legend():
@@ -385,7 +397,10 @@ REFUSED = {
     "base must be one of": [lambda: plots.rmse_dots(ablated(), "unheard")],
     "differences must be over": [lambda: plots.skill(samples.differences()[0], "climatology")],
     "reference must be one of": [lambda: plots.skill(samples.differences(), "unheard")],
-    "errors must be over": [lambda: plots.reach(samples.responses(), ablated().closed_loop[0])],
+    "errors must be over": [
+        lambda: plots.reach(samples.responses(), ablated().closed_loop[0]),
+        lambda: plots.scaling([samples.by_size("steps", 1, 2).mean("seed")]),
+    ],
     "milliseconds must be": [lambda: animation(strip(), milliseconds=0)],
     "scores must hold": [
         lambda: plots.score_curves(scores(), ("rmse", "unheard")),
