@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from helpers import ROOT
 
+from minconv.experiments.claims import error_findings
 from minconv.experiments.navier_stokes import SIZES
 from minconv.experiments.report import minutes_to
 from minconv.models import MODELS
@@ -227,6 +228,23 @@ def test_the_optimiser_and_the_time():
     said(f"({both}; intervals from {max(map(int, lows))} % better to {max(map(int, highs))} % worse)")
     bounds = f"with intervals from {max(map(int, lows))} % better to {max(map(int, highs))} % worse"
     said(f"{words[0].replace(' worse', ' worse and')} {words[1]} in the mean, {bounds}", "notebooks/08_accuracy.ipynb")
+
+
+def test_the_answer_follows_from_the_errors_by_trajectory():
+    rows, errors = numbers("answer")["rows"], data("errors")
+    parts = {"lower error": "teacher_forced", "lower error in closed loop": "closed_loop"}
+    compared = sum(row["unit"] == "%" for row in rows)
+    small = f"flow, {numbers('results')['about']['training trajectories']} trajectories"
+    for setting in errors.setting.values.tolist():
+        found = errors.sel(setting=setting)
+        for claim, part in parts.items():
+            again = error_findings(claim, small, setting, found, part, "05_rollouts", compared)
+            key = claim, small, setting
+            told = [row for row in rows if (row["claim"], row["case"], row["setting"]) == key]
+            for one, row in zip(again, told, strict=True):
+                assert (list(one.cells), one.verdict) == (row["cells"], row["verdict"])
+                np.testing.assert_allclose([one.value, one.low, one.high], [row[k] for k in ("value", "low", "high")],
+                                           atol=1e-3)  # fmt: skip
 
 
 def test_the_scale():
