@@ -68,13 +68,13 @@ class Finding:
         """By the whole interval: errors below, factors above."""
         none = 0 if self.unit == "%" else 1
         better, worse = (self.high < none, self.low > none) if self.unit == "%" else (self.low > none, self.high < none)
-        return "holds" if better else "does not hold" if worse else "cannot be told"
+        return "holds" if better else "does not hold" if worse else "undecided"
 
     @property
     def number(self) -> str:
         sign, digits = ("+", 0) if self.unit == "%" else ("", 2)
         value, low, high = (f"{number:{sign}.{digits}f}" for number in (self.value, self.low, self.high))
-        return f"{value}{SPACE}{self.unit}" + (f" ({low} to {high})" if low != high else "")
+        return f"{value}{SPACE}{self.unit}" + (f" [{low}, {high}]" if low != high else "")
 
 
 def error_findings(
@@ -157,8 +157,8 @@ def short_table(found: Sequence[Finding], link: str) -> str:
 
     rows = [[claim, case, *(cell(claim, case, settings) for settings in COLUMNS.values())] for claim, case in cases]
     notes = [
-        "Best minimal beside best classical cell: how much larger its error is, how many times as fast or small it is",
-        "all intervals together hold with 95 %",
+        "Error of the best minimal beside the best classical cell, or times as fast or small",
+        "intervals hold together with 95 %",
         f"not tested: {', '.join(UNTESTED)}",
     ]
     return markdown_table(["Claim", "On", *COLUMNS], rows, words=4, notes=notes)
