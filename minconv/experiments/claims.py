@@ -153,7 +153,10 @@ def short_table(found: Sequence[Finding], link: str) -> str:
 
     def cell(claim: str, case: str, settings: Sequence[str]) -> str:
         told = [one for one in found if one.best and (one.claim, one.case) == (claim, case) and one.setting in settings]
-        return "; ".join(f"[{one.verdict}]({link}{one.evidence}.ipynb): {one.number}" for one in told)
+        return "; ".join(
+            f"[{one.verdict}]({link}{one.evidence}.ipynb): {one.number}{', one seed' * (one.seeds == 1)}"
+            for one in told
+        )
 
     rows = [[claim, case, *(cell(claim, case, settings) for settings in COLUMNS.values())] for claim, case in cases]
     notes = [
