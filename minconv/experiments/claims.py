@@ -22,6 +22,7 @@ from minconv.runtime.checks import choice
 PAPERS = "convlstm_published"  # the paper's own ConvLSTM in the benchmark
 UNITS = ("%", "×")
 MINIMAL, CLASSICAL = ([name for name, model in MODELS.items() if model.minimal is kind] for kind in (True, False))
+ONE_SEED = "¹"
 UNTESTED = ("1000 trajectories for 30 epochs", "ERA5", "a GPU")
 
 
@@ -120,7 +121,7 @@ def speed_findings(benchmark: Mapping[str, Any], evidence: str) -> Iterator[Find
         yield Finding("faster training", case, words, cells, "×", *_faster(loop, rival), evidence)
         (a, a_low, a_high), (b, b_low, b_high) = (_faster(select(forced, T=T), rival) for T in (few, many))
         growth = b / a, b_low / a_high, b_high / a_low
-        case = f"speed on {many} frames beside {few}"
+        case = f"{many} frames beside {few}"
         yield Finding("better scalability", case, words, cells, "×", *growth, evidence)
 
 
@@ -154,14 +155,14 @@ def short_table(found: Sequence[Finding], link: str) -> str:
     def cell(claim: str, case: str, settings: Sequence[str]) -> str:
         told = [one for one in found if one.best and (one.claim, one.case) == (claim, case) and one.setting in settings]
         return "; ".join(
-            f"[{one.verdict}]({link}{one.evidence}.ipynb): {one.number}{', one seed' * (one.seeds == 1)}"
-            for one in told
+            f"[{one.verdict}]({link}{one.evidence}.ipynb): {one.number}{ONE_SEED * (one.seeds == 1)}" for one in told
         )
 
     rows = [[claim, case, *(cell(claim, case, settings) for settings in COLUMNS.values())] for claim, case in cases]
     notes = [
         "Error of the best minimal beside the best classical cell, or times as fast or small",
         "intervals hold together with 95 %",
+        f"{ONE_SEED} one seed",
         f"not tested: {', '.join(UNTESTED)}",
     ]
     return markdown_table(["Claim", "On", *COLUMNS], rows, words=4, notes=notes)

@@ -247,7 +247,46 @@ def test_the_answer_follows_from_the_errors_by_trajectory():
                                            atol=1e-3)  # fmt: skip
 
 
-def test_the_scale():
+def test_scale():
+    errors, name = data("scale").isel(seed=0).drop_sel(model="persistence"), "notebooks/13_scale.ipynb"
+    data_, steps = errors.by_trajectories, errors.by_steps
+    gains = {
+        setting: [
+            100 * (1 - values.isel({dim: -1}) / values.isel({dim: 0})).sel(setting=setting)
+            for dim, values in (("trajectories", data_), ("steps", steps))
+        ]
+        for setting in ("published", "recipe")
+    }
+    more, longer = (span(found, ".0f") for found in gains["recipe"])
+    said(f"With the recipe a hundred times as many trajectories lower the closed-loop error by {more} %, "
+         f"twice as many steps by {longer} %", name)  # fmt: skip
+    assert all((found < 0).any() for found in gains["published"])
+    worse = gains["published"][1]
+    assert worse.model.values[worse < 0].tolist() == ["minconvgru", "minconvexplstm"]
+    for values in (data_, steps):
+        assert set(values.sel(setting="recipe").idxmax("model").values.tolist()) == {"convgru"}
+    rows = numbers("scale_results")["differences"]
+    best = [rows[key]["compared"][-1]["difference"] for key in rows if key.startswith("recipe")]
+    a, b, c, d = (f"{abs(value):.0f} %" for value in best)
+    assert [value < 0 for value in best] == [True, False, True, False]
+    said(f"the best minimal cell is {a} better than ConvLSTM, {b} worse, {c} better and {d} worse", name)
+
+
+def test_the_answer():
+    rows = [row for row in numbers("answer")["rows"] if row["best"]]
+    verdicts = {(row["claim"], row["case"].partition(",")[0], row["setting"]): row["verdict"] for row in rows}
+    held = [key for key, verdict in verdicts.items() if verdict == "holds" and key[0].startswith("lower error")]
+    assert held == [("lower error", "flow", "published")]
+    speeds = {row["setting"]: row for row in rows if row["claim"] == "faster training"}
+    own, fastest = (f"{speeds[name]['value']:.1f}" for name in ("the paper's own", "the fastest"))
+    assert all(row["verdict"] == "holds" for row in speeds.values())
+    said(f"Faster training holds: {own} times beside the paper's own ConvLSTM, {fastest} times beside the "
+         "fastest", "notebooks/14_answer.ipynb")  # fmt: skip
+    weather = [row["value"] for row in rows if row["case"].startswith("weather")]
+    said(f"the best classical cell is ahead in both settings, by {span(weather, '.0f')} %", "notebooks/14_answer.ipynb")
+
+
+def test_the_size_of_the_study():
     study, paper = SIZES["study"], SIZES["paper"]
     said(f"{study.samples[0]} of the paper's {paper.samples[0]} trajectories", "README.md")
     said(f"{study.epochs} of its {paper.epochs} epochs", "README.md")

@@ -107,14 +107,12 @@ def test_intervals_are_computed_again(monkeypatch):
     monkeypatch.chdir(ROOT)
     names = {}
     exec(NUMBERS, names)
-    if "closed_loop" not in names["errors"]:
-        pytest.skip("notebook 8 has not been published since it keeps errors by trajectory")
     exec(INTERVALS, names)
     shown = xr.load_dataset("figures/real_weather_europe.nc").rmse.isel(lead_time=0).mean("seed")
     low, difference, high = names["weather"].values.squeeze()
     assert low < difference < high < 0
     ratio = float(shown.sel(model="stack") / shown.sel(model="ridge regression"))
-    np.testing.assert_allclose(difference, 100 * (ratio - 1), atol=1e-3)
+    np.testing.assert_allclose(difference, 100 * (ratio - 1), atol=1e-2)  # months differ by a forecast in length
     rows = json.loads((ROOT / "figures" / "results.json").read_text())["rows"]
     closed = {row["model"]: np.mean(row["values"]["closed_loop"]) for row in rows if row["setting"] == "recipe"}
     np.testing.assert_allclose(
