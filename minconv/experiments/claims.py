@@ -25,7 +25,6 @@ MINIMAL, CLASSICAL = ([name for name, model in MODELS.items() if model.minimal i
 ONE_SEED = "¹"
 UNTESTED = ("1000 trajectories for 30 epochs", "ERA5", "a GPU")
 
-
 # columns of the short table: settings as the paper has them, and those in which both sides are at their best
 OWN, FASTEST = "the paper's own", "the fastest"
 COLUMNS = {"as in the paper": ("published", OWN), "both at their best": ("recipe", FASTEST)}
@@ -160,8 +159,8 @@ def short_table(found: Sequence[Finding], link: str) -> str:
 
     rows = [[claim, case, *(cell(claim, case, settings) for settings in COLUMNS.values())] for claim, case in cases]
     notes = [
-        "Error of the best minimal beside the best classical cell, or times as fast or small",
-        "intervals hold together with 95 %",
+        "Errors: best minimal beside best classical cell, intervals together of 95 %",
+        "else MinConvLSTM beside ConvLSTM, bounds from quartiles",
         f"{ONE_SEED} one seed",
         f"not tested: {', '.join(UNTESTED)}",
     ]
