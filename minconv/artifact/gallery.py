@@ -60,6 +60,8 @@ ABOUT = {
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
     "12_peers": About("Cells beside a linear state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
+    "13_moving_mnist": About("Ten frames of digits from ten, by models of one size and training time."),
+    "14_long_sequences": About("Four hundred frames from a hundred, and what a hundred cost."),
 }
 
 

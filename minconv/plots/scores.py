@@ -56,7 +56,8 @@ def score_curves(
     """Scores by lead time: mean over seeds, a band of one standard deviation.
 
     Args:
-        scores: ``variables`` over (model, seed, lead_time), baselines among the models; each has a panel. That of
+        scores: ``variables`` over (model, seed, lead_time), or over ``lead``, in frames, instead; baselines among the
+            models; each has a panel. That of
             ``acc``, the anomaly correlation, has a line where forecasts cease to be useful. With ``rmse`` there is a
             further one, its ratio to that of damped persistence, if that is among the models; it ends above what is no
             baseline, or at 1.5.
@@ -64,19 +65,22 @@ def score_curves(
         title: above everything.
         beside: scores in other figures, whose axes this one is to share.
     """
+    dated = not (isinstance(scores, xr.Dataset) and "lead" in scores.dims)
     for found in (scores, *beside):
-        _named("scores", found, variables, "lead_time")
-    if scores.lead_time.dtype.kind != "m":
+        _named("scores", found, variables, "lead_time" if dated else "lead")
+    if dated and scores.lead_time.dtype.kind != "m":
         raise ValueError(f"lead_time must be timedelta64; got {scores.lead_time.dtype}")
     variables = list(variables)
     if "rmse" in variables and DAMPED in scores.model:
         variables.append(RATIO)
         scores, *beside = (found.assign({RATIO: _ratio(found)}) for found in (scores, *beside))
-    days = scores.assign_coords(lead_time=scores.lead_time.values / np.timedelta64(1, "D"))
+    lead = scores.lead_time / np.timedelta64(1, "D") if dated else scores.lead
+    leads = scores.assign_coords({str(lead.name): lead.values})
+    label = "lead time (days)" if dated else axis_label(lead, "lead")
     fig, axes = plt.subplots(1, len(variables), figsize=(PAGE, 2.9), squeeze=False, sharex=True)
     for ax, name in zip(axes[0], variables, strict=True):
-        lines_by(ax, days[name], "model", "lead_time", STYLE)
-        ax.set(xlabel="lead time (days)", ylabel=axis_label(scores[name], name), xlim=(0, None))
+        lines_by(ax, leads[name], "model", lead.name, STYLE)
+        ax.set(xlabel=label, ylabel=axis_label(scores[name], name), xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         low, high = _ends([found[name] for found in (scores, *beside)])
         if name == "acc":
