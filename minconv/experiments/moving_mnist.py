@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from minconv.core.cells import CELLS
 from minconv.data import moving_mnist as digits
 from minconv.evaluation import images
 from minconv.evaluation.forecast import Forecaster
@@ -145,7 +146,8 @@ class Blocks(nn.Module):
 def untrained(profile: str | Profile | None = None) -> dict[str, nn.Module]:
     """What can be timed on sequences of any length, multiples of ten frames: every cell on patches and ConvS5, teacher
     forced, and SimVP by blocks; of a million parameters each."""
-    builds = _builds(LONG[get_profile(profile).name].patch, HIDDEN | OTHERS)
+    sizes = HIDDEN | OTHERS
+    builds = _builds(LONG[get_profile(profile).name].patch, {name: sizes[name] for name in (*CELLS, "convs5")})
     models = {name: build(0) for name, build in builds.items()}
     return models | {"simvp": Blocks(models["simvp"])}
 

@@ -17,6 +17,7 @@ from minconv.runtime.checks import choice, needs
 USEFUL = 0.6  # anomaly correlation above which a forecast counts as useful
 BASELINES = (DAMPED := "damped persistence", "persistence", "climatology", "ridge regression")
 RATIO = "beside damped persistence"
+LOGARITHMIC = ("mse", "mae")  # of frames: a forecast that goes astray would press the others down
 
 
 def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], units: str = "1", title: str = "") -> Figure:
@@ -90,6 +91,8 @@ def score_curves(
         elif name == RATIO:
             learned = [found[name].where(~found.model.isin(BASELINES)) for found in (scores, *beside)]
             ax.set_ylim(max(0, low - 0.05), min(max(1.1, _ends(learned)[1] + 0.05), 1.5))
+        elif name in LOGARITHMIC:
+            log_axes(ax)
         else:
             ax.set_ylim(0, 1.05 * high)
     if len(variables) > 1:

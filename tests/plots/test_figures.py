@@ -24,7 +24,13 @@ def test_figure_is_labelled(name):
     if name in WEATHER:
         assert title(fig).replace("\n", " ").endswith(f"2018 ({SOURCE})")
     if bars(fig):
-        words = ("(1 / unit time)", "(m² s⁻²)", "(m)", "intensity", *(["vorticity"] if name == "rollout_errors" else []))
+        words = (
+            "(1 / unit time)",
+            "(m² s⁻²)",
+            "(m)",
+            "intensity",
+            *(["vorticity"] if name == "rollout_errors" else []),
+        )
         labels = [(bar.ax.get_xlabel() or bar.ax.get_ylabel()).partition(", contours every ") for bar in bars(fig)]
         assert all(label.endswith(words) and bool(every) == (name in WEATHER) for label, _, every in labels)
         return
@@ -262,6 +268,7 @@ def test_scores_are_means_with_bands_over_days():
 def test_scores_by_frames():
     data, fig = samples.by_lead(), figure("scores_by_lead")
     assert {ax.get_xlabel() for ax in fig.axes} == {"lead time (frames)"}
+    assert [ax.get_yscale() for ax in fig.axes] == ["log", "linear"]
     for ax, name in zip(fig.axes, ("mse", "ssim"), strict=True):
         curve = line(ax, "SimVP")
         assert curve.get_xdata().tolist() == [*range(1, 29)]
