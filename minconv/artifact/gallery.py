@@ -38,10 +38,10 @@ WORDS = {
 }
 TRAINS = "models of {}, which it trains where they are missing"
 ABOUT = {
-    "00_start": About("A forecast in a minute, and others at will.", "no training"),
+    "00_start": About("A forecast in a minute.", "no training"),
     "01_scan": About("Gates that see only the input turn a loop into one scan."),
-    "02_navier_stokes": About("Data that are solved to six digits, and can be made again."),
-    "03_training": About("Five models of one size learn the flow, better without weight decay.", face="training.png"),
+    "02_navier_stokes": About("Data solved to six digits."),
+    "03_training": About("Five models learn the flow, better without weight decay.", face="training.png"),
     "04_timing": About("One convolution for all frames saves time, if the scan is fast.", face="timing.png"),
     "05_rollouts": About("Thirty steps ahead every model beats persistence.", TRAINS.format("3")),
     "06_geopotential": About(
@@ -60,8 +60,8 @@ ABOUT = {
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
     "12_peers": About("Cells beside a linear state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
-    "13_moving_mnist": About("Ten frames of digits from ten, by models of one size and training time."),
-    "14_long_sequences": About("Four hundred frames from a hundred, and what a hundred cost."),
+    "13_moving_mnist": About("Ten frames from ten."),
+    "14_long_sequences": About("Hundreds of frames from a hundred."),
 }
 
 
