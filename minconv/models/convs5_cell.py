@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minconv.core.cells import Cell
-from minconv.core.layers import PADDINGS, PaddedConv2d, on_frames, padded_conv2d
+from minconv.core.layers import PADDINGS, PaddedConv2d, kept, on_frames, padded_conv2d
 from minconv.core.scan import BACKENDS, linear_scan, transformed
 from minconv.models.sugar import sugar
 from minconv.runtime.checks import choice, whole
@@ -122,18 +122,32 @@ class ConvSSM(Cell):
         """x [B, T, C, H, W], state [B, 2P, H, W] (real parts first) -> y [B, T, C', H, W], new state."""
         state = self._check(x, state)
         wide = torch.promote_types(x.dtype, torch.float32)
-        a, b = (part.to(torch.promote_types(wide, torch.complex32)) for part in self.discretised())
+        a, into, out = self._once(wide)
         h0 = torch.complex(*state.to(wide).chunk(2, 1))
-        # kernels whose channels are (Re, Im) side by side, as complex numbers are in memory, and channels_last
-        into = b[:, None, None, None] * torch.complex(*self.B.to(wide).movedim(1, -1).chunk(2))
-        into = torch.stack([into.real, into.imag], 1).flatten(0, 1).movedim(-1, 1)
-        real, imag = self.C.movedim(1, -1).chunk(2, -1)
-        out = torch.stack([2 * real, -2 * imag], -1).flatten(-2).movedim(-1, 1)
-
         u = self._conv(x, into, self.widths[0]).to(wide)
         h = linear_scan(a[:, None, None], _complex(u), h0, self.backend)
         y = self._conv(_real(h).to(x.dtype), out, self.widths[1])
         return y, torch.cat([h[:, -1].real, h[:, -1].imag], 1).to(x.dtype)
+
+    def _once(self, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """``_derived``, once where weights are said not to change: of kernels made anew in every step of a closed loop
+        all that is derived would be kept to its end. Not where gradients are asked for, which keep theirs anyhow."""
+        if kept.derived is None or torch.is_grad_enabled():
+            return self._derived(wide)
+        key = id(self), wide
+        if key not in kept.derived:
+            kept.derived[key] = self, self._derived(wide)
+        return kept.derived[key][1]
+
+    def _derived(self, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """a [P]; kernels into the state and out of it, whose channels are (Re, Im) side by side, as complex numbers are
+        in memory, and channels_last."""
+        a, b = (part.to(torch.promote_types(wide, torch.complex32)) for part in self.discretised())
+        into = b[:, None, None, None] * torch.complex(*self.B.to(wide).movedim(1, -1).chunk(2))
+        into = torch.stack([into.real, into.imag], 1).flatten(0, 1).movedim(-1, 1)
+        real, imag = self.C.movedim(1, -1).chunk(2, -1)
+        out = torch.stack([2 * real, -2 * imag], -1).flatten(-2).movedim(-1, 1)
+        return a, into, out
 
     def _conv(self, x: Tensor, kernel: Tensor, width: int) -> Tensor:
         kernel = kernel.to(x.dtype)

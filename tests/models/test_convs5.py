@@ -13,6 +13,7 @@ from minconv.core.scan import usable
 from minconv.models import convs5_cell
 from minconv.models.convs5 import Block, ConvS5, ConvSSM, Stack
 from minconv.models.convs5_cell import hippo
+from minconv.models.forecaster import Forecaster
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -414,3 +415,17 @@ def test_rejects_frames(kind):
             cell(wrong)
     with pytest.raises(ValueError, match=r"a must have b's shape .* for backend logspace"):
         make(kind, backend="logspace")(x)
+
+
+def test_kernels_are_made_once_in_a_closed_loop_without_gradients(monkeypatch):
+    made, derive = [], ConvSSM._derived
+    monkeypatch.setattr(ConvSSM, "_derived", lambda self, wide: made.append(self) or derive(self, wide))
+    model = Forecaster("convs5", hidden=4, layers=2, size=(8, 8)).eval()
+    frames = random(1, 3, 1, 8, 8, dtype=torch.float32)
+    followed = model(frames, 4)
+    assert len(made) == 2 * 5
+    with torch.no_grad():
+        torch.testing.assert_close(model(frames, 4), followed, rtol=0, atol=0)
+        assert len(made) == 2 * 5 + 2
+        model.cells[0].ssm.B.mul_(2)
+        assert not torch.equal(model(frames, 4), followed), "nothing is kept from one call to the next"
