@@ -42,12 +42,9 @@ ABOUT = {
     "01_scan": About("Gates that see only the input turn a loop into one scan."),
     "02_navier_stokes": About("Data solved to six digits."),
     "03_training": About("Five models learn the flow, better without weight decay.", face="training.png"),
-    "04_timing": About("One convolution for all frames saves time, if the scan is fast.", face="timing.png"),
+    "04_timing": About("One convolution for all frames saves time.", face="timing.png"),
     "05_rollouts": About("Thirty steps ahead every model beats persistence.", TRAINS.format("3")),
-    "06_geopotential": About(
-        "The recipe beats persistence for a week; no minimal cell is the most accurate.",
-        face="geopotential_forecast.png",
-    ),
+    "06_geopotential": About("No minimal cell is the most accurate.", face="geopotential_forecast.png"),
     "07_air_temperature": About(
         "From a file to forecasts that are verified.", "a network, once", "air_temperature_forecast.png"
     ),
@@ -60,9 +57,11 @@ ABOUT = {
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
     "12_peers": About("Cells beside a linear state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
-    "13_scale": About("Does the order of the cells depend on it?"),
-    "14_answer": About(
-        "The paper's claims, one by one.", f"the numbers of 4, {TRAINS.format('3, 6 and 13')}", "errors.png"
+    "13_moving_mnist": About("Ten frames from ten."),
+    "14_long_sequences": About("Hundreds of frames from a hundred."),
+    "15_scale": About("Does the order of the cells depend on it?"),
+    "16_answer": About(
+        "The paper's claims, one by one.", f"the numbers of 4, {TRAINS.format('3, 6 and 15')}", "errors.png"
     ),
 }
 

@@ -166,7 +166,7 @@ def beside_truth(forecasters: Mapping[str, Forecaster], trajectory: Tensor, cont
     """
     rows = [trajectory[:, 1:], *(rollout(forecaster, trajectory, context) for forecaster in forecasters.values())]
     coordinates = {"row": ["truth", *forecasters], "time": range(1, trajectory.shape[1])}
-    fields = torch.cat(rows)[:, :, 0].numpy()
+    fields = torch.cat(rows)[:, :, 0].cpu().numpy()
     return xr.DataArray(
         fields, coordinates, ("row", "time", "y", "x"), attrs={"long_name": "vorticity", "units": UNITS}
     )

@@ -82,8 +82,8 @@ def letters(axes: Iterable[Axes]) -> None:
 def legend_above(fig: Figure, ax: Axes, title: str = "") -> None:
     """One legend for all panels, above them, and the figure's title above it, which else would be drawn over it."""
     handles, labels = ax.get_legend_handles_labels()
-    letters = sum(len(label) + 7 for label in labels)  # with their handles; a page is some 110 wide
-    lines = 1 if letters <= 110 else 2 if letters <= 180 else 3
+    letters = sum(len(label) + 7 for label in labels)  # with their handles; a page is some 100 wide
+    lines = 1 if letters <= 102 else 2 if letters <= 180 else 3
     columns = math.ceil(len(labels) / lines)
     style = {"ncols": columns, "columnspacing": 1.2, "handlelength": 2.2}
     legend = fig.legend(handles, labels, loc="outside upper center", **style)

@@ -17,6 +17,7 @@ from minconv.runtime.checks import choice, needs
 USEFUL = 0.6  # anomaly correlation above which a forecast counts as useful
 BASELINES = (DAMPED := "damped persistence", "persistence", "climatology", "ridge regression")
 RATIO = "beside damped persistence"
+LOGARITHMIC = ("mse", "mae")  # of frames: a forecast that goes astray would press the others down
 
 
 def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], units: str = "1", title: str = "") -> Figure:
@@ -56,7 +57,8 @@ def score_curves(
     """Scores by lead time: mean over seeds, a band of one standard deviation.
 
     Args:
-        scores: ``variables`` over (model, seed, lead_time), baselines among the models; each has a panel. That of
+        scores: ``variables`` over (model, seed, lead_time), or over ``lead``, in frames, instead; baselines among the
+            models; each has a panel. That of
             ``acc``, the anomaly correlation, has a line where forecasts cease to be useful. With ``rmse`` there is a
             further one, its ratio to that of damped persistence, if that is among the models; it ends above what is no
             baseline, or at 1.5.
@@ -64,19 +66,22 @@ def score_curves(
         title: above everything.
         beside: scores in other figures, whose axes this one is to share.
     """
+    dated = not (isinstance(scores, xr.Dataset) and "lead" in scores.dims)
     for found in (scores, *beside):
-        _named("scores", found, variables, "lead_time")
-    if scores.lead_time.dtype.kind != "m":
+        _named("scores", found, variables, "lead_time" if dated else "lead")
+    if dated and scores.lead_time.dtype.kind != "m":
         raise ValueError(f"lead_time must be timedelta64; got {scores.lead_time.dtype}")
     variables = list(variables)
     if "rmse" in variables and DAMPED in scores.model:
         variables.append(RATIO)
         scores, *beside = (found.assign({RATIO: _ratio(found)}) for found in (scores, *beside))
-    days = scores.assign_coords(lead_time=scores.lead_time.values / np.timedelta64(1, "D"))
+    lead = scores.lead_time / np.timedelta64(1, "D") if dated else scores.lead
+    leads = scores.assign_coords({str(lead.name): lead.values})
+    label = "lead time (days)" if dated else axis_label(lead, "lead")
     fig, axes = plt.subplots(1, len(variables), figsize=(PAGE, 2.9), squeeze=False, sharex=True)
     for ax, name in zip(axes[0], variables, strict=True):
-        lines_by(ax, days[name], "model", "lead_time", STYLE)
-        ax.set(xlabel="lead time (days)", ylabel=axis_label(scores[name], name), xlim=(0, None))
+        lines_by(ax, leads[name], "model", lead.name, STYLE)
+        ax.set(xlabel=label, ylabel=axis_label(scores[name], name), xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         low, high = _ends([found[name] for found in (scores, *beside)])
         if name == "acc":
@@ -86,6 +91,8 @@ def score_curves(
         elif name == RATIO:
             learned = [found[name].where(~found.model.isin(BASELINES)) for found in (scores, *beside)]
             ax.set_ylim(max(0, low - 0.05), min(max(1.1, _ends(learned)[1] + 0.05), 1.5))
+        elif name in LOGARITHMIC:
+            log_axes(ax)
         else:
             ax.set_ylim(0, 1.05 * high)
     if len(variables) > 1:

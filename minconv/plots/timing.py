@@ -15,9 +15,9 @@ def timing(data: xr.Dataset) -> Figure:
     Time and memory are those of a frame, which differ less by length than by model.
 
     Args:
-        data: ``training`` (seconds), ``training_speedup`` (over the fastest ConvLSTM) and ``over_convolutions`` (the
-            step's time over that of its direct convolutions alone) over (model, T[, quartile]); ``memory``, bytes over
-            (model, T).
+        data: ``training`` (seconds), ``training_speedup`` (over the fastest ConvLSTM) and, which may be left out,
+            ``over_convolutions`` (the step's time over that of its direct convolutions alone) over (model, T[, quartile
+            or repeat]); ``memory``, bytes over (model, T).
     """
     panels = {
         "training": ("training step (ms / frame)", "log"),
@@ -25,9 +25,12 @@ def timing(data: xr.Dataset) -> Figure:
         "over_convolutions": ("training step / its convolutions", "linear"),
         "memory": ("peak memory (MiB / frame)", "log"),
     }
+    if isinstance(data, xr.Dataset) and "over_convolutions" not in data:
+        del panels["over_convolutions"]
     needs("data", data, list(panels), ("model", "T"))
     data = data.assign(training=1e3 * data.training / data["T"], memory=2**-20 * data.memory / data["T"])
-    fig, axes = plt.subplots(2, 2, figsize=(PAGE, 5.2))
+    rows = len(panels) - 2
+    fig, axes = plt.subplots(rows, len(panels) // rows, figsize=(PAGE, 2.6 * rows), squeeze=False)
     for ax, (name, (label, scale)) in zip(axes.flat, panels.items(), strict=True):
         lines_by(ax, data[name], "model", "T", STYLE)
         ax.set(xlabel="sequence length T (frames)", ylabel=label)

@@ -30,9 +30,13 @@ LETTER = 0.085  # inches of a colour bar's label
 
 
 def frames_strip(
-    fields: xr.DataArray, context: int | None = None, errors: bool = False, label: str = "vorticity (1 / unit time)"
+    fields: xr.DataArray,
+    context: int | None = None,
+    errors: bool = False,
+    label: str = "vorticity (1 / unit time)",
+    greys: tuple[float, float] | None = None,
 ) -> Figure:
-    """Rows of frames by time in one symmetric colour scale.
+    """Rows of frames by time in one symmetric colour scale, or in greys.
 
     Args:
         fields: over (row, time, y, x) or (time, y, x), with coordinates ``time`` and ``row`` (names of
@@ -41,6 +45,7 @@ def frames_strip(
         errors: draw every row but the first as its absolute error, with a second colour scale, and write the frame's
             RMSE × 100 into its corner.
         label: what the colours mean, with units.
+        greys: what is drawn black, and white, of pictures.
     """
     fields = film_rows(fields)
     rows, times, pictures = fields.row.values.tolist(), fields.time.values, fields.values.copy()
@@ -60,8 +65,9 @@ def frames_strip(
     for time, ax in zip(times, axes[0], strict=True):
         ax.set_title(f"t = {time:g}")
     bound, together = largest(pictures[:1]), 1 if errors else len(rows)
+    cmap, (low, high) = ("gray", greys) if greys else ("RdBu_r", (-bound, bound))
     first = label.partition(" (")[0] if errors else label  # the units stand at the other scale, which is as high
-    _show(fig, axes[:together], pictures[:together], first, cmap="RdBu_r", vmin=-bound, vmax=bound)
+    _show(fig, axes[:together], pictures[:together], first, cmap=cmap, vmin=low, vmax=high)
     if errors:
         worst = largest(pictures[1:])
         label = f"absolute error of {label}"

@@ -248,7 +248,7 @@ def test_the_answer_follows_from_the_errors_by_trajectory():
 
 
 def test_scale():
-    errors, name = data("scale").isel(seed=0).drop_sel(model="persistence"), "notebooks/13_scale.ipynb"
+    errors, name = data("scale").isel(seed=0).drop_sel(model="persistence"), "notebooks/15_scale.ipynb"
     data_, steps = errors.by_trajectories, errors.by_steps
     gains = {
         setting: [
@@ -281,9 +281,9 @@ def test_the_answer():
     own, fastest = (f"{speeds[name]['value']:.1f}" for name in ("the paper's own", "the fastest"))
     assert all(row["verdict"] == "holds" for row in speeds.values())
     said(f"Faster training holds: {own} times beside the paper's own ConvLSTM, {fastest} times beside the "
-         "fastest", "notebooks/14_answer.ipynb")  # fmt: skip
+         "fastest", "notebooks/16_answer.ipynb")  # fmt: skip
     weather = [row["value"] for row in rows if row["case"].startswith("weather")]
-    said(f"the best classical cell is ahead in both settings, by {span(weather, '.0f')} %", "notebooks/14_answer.ipynb")
+    said(f"the best classical cell is ahead in both settings, by {span(weather, '.0f')} %", "notebooks/16_answer.ipynb")
 
 
 def test_the_size_of_the_study():

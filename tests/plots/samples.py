@@ -189,6 +189,13 @@ def scores(models=("convlstm", "minconvlstm", *BASELINES)) -> xr.Dataset:
     )
 
 
+def by_lead() -> xr.Dataset:
+    """Scores over frames, with no dates."""
+    found = scores(("convlstm", "simvp", "black")).drop_vars("zonal_rmse").drop_attrs()
+    lead = ("lead", np.arange(1, found.sizes["lead_time"] + 1), {"long_name": "lead time", "units": "frames"})
+    return found.rename(lead_time="lead", rmse="mse", acc="ssim").assign_coords(lead=lead)
+
+
 def paddings() -> xr.Dataset:
     return scores(("cylinder", "sphere"))[["zonal_rmse"]].isel(lead_time=[3, 11, 19])
 
@@ -267,6 +274,9 @@ FIGURES = {
     ),
     "reach": lambda: plots.reach(responses(), ablated().closed_loop),
     "scores": lambda: plots.score_curves(scores(), title=TITLE),
+    "scores_by_lead": lambda: plots.score_curves(by_lead(), ("mse", "ssim")),
+    "timing_of_three": lambda: plots.timing(timings().drop_vars("over_convolutions")),
+    "digits": lambda: plots.frames_strip(strip(), label="intensity", greys=(0, 1)),
     "skill": lambda: plots.skill(differences(), "ridge regression", title=TITLE),
     "zonal": lambda: plots.zonal_ratio(paddings(), "sphere", "cylinder", title=TITLE),
     "climate": lambda: plots.climate(seasons(), title=TITLE),

@@ -24,7 +24,13 @@ def test_figure_is_labelled(name):
     if name in WEATHER:
         assert title(fig).replace("\n", " ").endswith(f"2018 ({SOURCE})")
     if bars(fig):
-        words = ("(1 / unit time)", "(m² s⁻²)", "(m)", *(["vorticity"] if name == "rollout_errors" else []))
+        words = (
+            "(1 / unit time)",
+            "(m² s⁻²)",
+            "(m)",
+            "intensity",
+            *(["vorticity"] if name == "rollout_errors" else []),
+        )
         labels = [(bar.ax.get_xlabel() or bar.ax.get_ylabel()).partition(", contours every ") for bar in bars(fig)]
         assert all(label.endswith(words) and bool(every) == (name in WEATHER) for label, _, every in labels)
         return
@@ -269,6 +275,27 @@ def test_scores_are_means_with_bands_over_days():
     assert legend(fig) == legend(plots.score_curves(data, ("rmse",))) == expected
     alone = plots.score_curves(data.drop_sel(model="damped persistence"), ("acc",))
     assert len(alone.axes) == 1 and not alone.axes[0].get_title("left")
+
+
+def test_scores_by_frames():
+    data, fig = samples.by_lead(), figure("scores_by_lead")
+    assert {ax.get_xlabel() for ax in fig.axes} == {"lead time (frames)"}
+    assert [ax.get_yscale() for ax in fig.axes] == ["log", "linear"]
+    for ax, name in zip(fig.axes, ("mse", "ssim"), strict=True):
+        curve = line(ax, "SimVP")
+        assert curve.get_xdata().tolist() == [*range(1, 29)]
+        np.testing.assert_allclose(curve.get_ydata(), data[name].sel(model="simvp").mean("seed"))
+
+
+def test_timing_without_what_its_convolutions_take():
+    axes = figure("timing_of_three").axes
+    assert [ax.get_ylabel() for ax in axes][::2] == ["training step (ms / frame)", "peak memory (MiB / frame)"]
+    assert len({ax.get_subplotspec().rowspan.start for ax in axes}) == 1
+
+
+def test_frames_in_greys():
+    images = [image for ax in figure("digits").axes for image in ax.images]
+    assert {(image.get_clim(), image.get_cmap().name) for image in images} == {((0, 1), "gray")}
 
 
 def test_scores_of_a_series_share_their_axes():
