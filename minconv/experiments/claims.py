@@ -78,19 +78,27 @@ class Finding:
 
 
 def error_findings(
-    claim: str, case: str, setting: str, errors: xr.Dataset, part: str, evidence: str, comparisons: int
+    claim: str,
+    case: str,
+    setting: str,
+    errors: xr.Dataset,
+    part: str,
+    evidence: str,
+    comparisons: int,
+    pairs: Sequence[tuple[str, str]] = (("minconvlstm", "convlstm"),),
 ) -> Iterator[Finding]:
-    """ConvLSTM's and MinConvLSTM's errors, and those of the best minimal and the best classical cell by their means.
+    """Errors of minimal and classical cells that belong together, and of the best of each kind by their means.
 
     Args:
         claim, case, setting, evidence: of the findings.
         errors: ``part`` over (model, seed, sample), as ``compare.paired_difference`` takes them.
         comparisons: how many are made in all.
+        pairs: that belong together.
     """
     mean = np.sqrt((errors[part] ** 2).mean("sample")).mean("seed")
     kinds = ([name for name in cells if name in mean.model] for cells in (MINIMAL, CLASSICAL))
     best = [str(mean.sel(model=cells).idxmin("model").item()) for cells in kinds]
-    for pair in (["minconvlstm", "convlstm"], best):
+    for pair in (*pairs, best):
         d = paired_difference(errors, *pair, part, level=1 - 0.05 / comparisons)
         value, low, high = (float(d[name]) for name in ("difference", "low", "high"))
         bounds = value, min(low, value), max(high, value)

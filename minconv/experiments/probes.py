@@ -12,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minconv.bench.measure import measure, training_step
 from minconv.data import navier_stokes as solver
+from minconv.data.windows import FixedWindows
 from minconv.experiments.experiment import Experiment
 from minconv.experiments.navier_stokes import GRID, SPLITS
 from minconv.runtime.checks import whole
+from minconv.runtime.device import pick_device
 from minconv.training import load_weights
 from minconv.training.muon import is_kernel
 
@@ -25,9 +27,19 @@ def step_seconds(experiment: Experiment, *settings: str, rounds: int = 15) -> xr
     Medians of rounds in which all take turns; NaN where a setting has no such model.
     """
     calls = _training_steps(experiment, settings)
-    taken = measure({" ".join(key): call for key, call in calls.items()}, rounds, device=experiment.task.train.device)
+    taken = measure({" ".join(key): call for key, call in calls.items()}, rounds, device=pick_device(experiment.device))
     seconds = taken.median("repeat").values
     return _by_model(dict(zip(calls, seconds, strict=True)), settings, "seconds", long_name="step", units="s")
+
+
+def training_minutes(experiment: Experiment, *settings: str, rounds: int = 15) -> xr.DataArray:
+    """How long a training of every model takes, over (setting, model): its steps times what one takes, measured now."""
+    minutes = step_seconds(experiment, *settings, rounds=rounds) / 60
+    for name in settings:
+        for model, (run, *_) in experiment.runs(name).items():
+            steps = run.settings.epochs * (len(experiment.task.train) // run.settings.batch)
+            minutes.loc[name, model] *= steps
+    return minutes.assign_attrs(long_name="training", units="min")
 
 
 def multiply_adds(experiment: Experiment, *settings: str) -> xr.DataArray:
@@ -48,12 +60,12 @@ def multiply_adds(experiment: Experiment, *settings: str) -> xr.DataArray:
 def _training_steps(
     experiment: Experiment, settings: Sequence[str], dtype: torch.dtype = torch.float32
 ) -> dict[tuple[str, str], Callable[[], object]]:
-    calls, train = {}, experiment.task.train
+    calls, train, device = {}, experiment.task.train, pick_device(experiment.device)
     for name in settings:
         found = experiment.settings[name]
-        frames = train[: found.training.batch, : found.window + 1].to(dtype)
+        frames = next(FixedWindows(train, found.window + 1).share(batch=found.training.batch)).to(device, dtype)
         for model, build in found.models.items():
-            calls[name, model] = training_step(build(0).to(train.device, dtype), frames, found.training.horizon)
+            calls[name, model] = training_step(build(0).to(device, dtype), frames, found.training.horizon)
     return calls
 
 

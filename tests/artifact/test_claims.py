@@ -265,8 +265,8 @@ def test_scale():
     assert worse.model.values[worse < 0].tolist() == ["minconvgru", "minconvexplstm"]
     for values in (data_, steps):
         assert set(values.sel(setting="recipe").idxmax("model").values.tolist()) == {"convgru"}
-    rows = numbers("scale_results")["differences"]
-    best = [rows[key]["compared"][-1]["difference"] for key in rows if key.startswith("recipe")]
+    found = numbers("scale_results")["findings"]
+    best = [rows[-1]["value"] for key, rows in found.items() if key.startswith("recipe")]
     a, b, c, d = (f"{abs(value):.0f} %" for value in best)
     assert [value < 0 for value in best] == [True, False, True, False]
     said(f"the best minimal cell is {a} better than ConvLSTM, {b} worse, {c} better and {d} worse", name)
