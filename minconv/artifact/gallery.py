@@ -44,7 +44,7 @@ ABOUT = {
     "03_training": About("Five models learn the flow, better without weight decay.", face="training.png"),
     "04_timing": About("One convolution for all frames saves time.", face="timing.png"),
     "05_rollouts": About("Thirty steps ahead every model beats persistence.", TRAINS.format("3")),
-    "06_geopotential": About("No minimal cell is the most accurate.", face="geopotential_forecast.png"),
+    "06_geopotential": About("No minimal cell is the best.", face="geopotential_forecast.png"),
     "07_air_temperature": About(
         "From a file to forecasts that are verified.", "a network, once", "air_temperature_forecast.png"
     ),
@@ -57,7 +57,7 @@ ABOUT = {
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
     "12_peers": About("Cells beside a linear state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
-    "13_moving_mnist": About("Ten frames from ten."),
+    "13_moving_mnist": About("ConvLSTM is ahead.", face="moving_mnist_forecasts.png"),
     "14_long_sequences": About("Hundreds of frames from a hundred."),
     "15_scale": About("Does the order of the cells depend on it?"),
     "16_answer": About(
