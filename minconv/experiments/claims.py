@@ -93,12 +93,13 @@ def error_findings(
         claim, case, setting, evidence: of the findings.
         errors: ``part`` over (model, seed, sample), as ``compare.paired_difference`` takes them.
         comparisons: how many are made in all.
-        pairs: that belong together.
+        pairs: that belong together; those of which a cell is not in ``errors`` are left out.
     """
     mean = np.sqrt((errors[part] ** 2).mean("sample")).mean("seed")
     kinds = ([name for name in cells if name in mean.model] for cells in (MINIMAL, CLASSICAL))
     best = [str(mean.sel(model=cells).idxmin("model").item()) for cells in kinds]
-    for pair in (*pairs, best):
+    there = [pair for pair in pairs if set(pair) <= {*mean.model.values.tolist()}]
+    for pair in (*there, best):
         d = paired_difference(errors, *pair, part, level=1 - 0.05 / comparisons)
         value, low, high = (float(d[name]) for name in ("difference", "low", "high"))
         bounds = value, min(low, value), max(high, value)

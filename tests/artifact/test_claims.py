@@ -278,8 +278,8 @@ def test_moving_mnist():
         {model: value for (_, model), value in means("moving_mnist_results", "mse").items()},
     )
     lstm, minimal, s5, simvp, black = (f"{mse[m]:.0f}" for m in ("convlstm", "minconvlstm", "convs5", "simvp", "black"))
-    said(f"with a squared error of {lstm} a frame; MinConvLSTM has {minimal}, ConvS5 {s5} and SimVP {simvp}, where black "
-         f"frames have {black}", name)  # fmt: skip
+    said(f"with a squared error of {lstm} a frame; MinConvLSTM has {minimal}, ConvS5 {s5} and SimVP {simvp}, "
+         f"where black frames have {black}", name)  # fmt: skip
     minutes = numbers("moving_mnist_results")["about"]["minutes"]
     words = {7: "seven", 9: "nine"}
     said(f"after {words[round(min(minutes.values()))]} to {words[round(max(minutes.values()))]} minutes", name)

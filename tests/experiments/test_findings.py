@@ -66,6 +66,13 @@ def test_weather_is_compared_by_months():
     assert all(one.value == pytest.approx(-100 / 3, abs=0.5) and one.verdict == "holds" for one in found)
 
 
+def test_pairs_of_which_a_cell_was_not_trained_are_left_out():
+    told = errors(convlstm=1.2, convgru=1.0, minconvlstm=1.3)
+    pairs = ("minconvgru", "convgru"), ("minconvlstm", "convlstm")
+    found = claims.error_findings("lower error", "flow", "recipe", told, "closed_loop", "15_scale", 2, pairs)
+    assert [one.cells for one in found] == [("MinConvLSTM", "ConvLSTM"), ("MinConvLSTM", "ConvGRU")]
+
+
 def step(model, T, horizon, low, median, high):
     speed = {"low": low, "median": median, "high": high}
     about = {"T": T, "horizon": horizon, "batch": 1, "grid": 16, "width": 1.0}
