@@ -26,6 +26,8 @@ STYLE = {
     "convs5": style("ConvS5", INDIGO, "h"),
     "simvp": style("SimVP", OLIVE, "p", (0, (3, 1, 1, 1, 1, 1))),
     "fno": style("FNO", "#6E6E1E", "d", (0, (5, 1, 1, 1))),
+    "fno_usual": style("FNO, a million parameters", "#6E6E1E", "X", (0, (1, 1))),
+    "fno_published": style("FNO, as its authors train it", "#A63D2F", "*", (0, (3, 2))),
     "published": style("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
     "convlstm_published": style("ConvLSTM, published code", "#1F3B73", "H", (0, (4, 1, 1, 1))),
     "minconvlstm_published": style("MinConvLSTM, published code", "#7A4A2B", "8"),
