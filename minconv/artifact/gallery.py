@@ -63,7 +63,7 @@ ABOUT = {
     "16_answer": About(
         "The paper's claims, one by one.", f"the numbers of 4, {TRAINS.format('3, 6 and 15')}", "errors.png"
     ),
-    "17_turbulence": About("Who forecasts a harder flow longest?"),
+    "17_turbulence": About("A harder flow."),
 }
 
 
