@@ -2,14 +2,14 @@
 seen as channels, the next frame out, and that among what is seen for the one after.
 
     v_0     = P(frames, x, y)
-    v_{l+1} = gelu(M(gelu(K v_l + S v_l)) + g v_l),     K v = F^-1(R F v) + b,    l = 0 .. L - 1, the last without gelu
+    v_{l+1} = gelu(M(gelu(K v_l + S v_l)) + g v_l),     K v = F^-1(R F v) + b,    l < L, the last without these gelu
     next    = Q(v_L)
 
 P, Q and M are two-layer perceptrons at every cell, S is a matrix, g a number a channel, F the Fourier transform on the
 torus, of which R, a matrix for each wavenumber, keeps the lowest. This is what ``neuralop.models.FNO`` of the package
 neuraloperator 2.0 computes by default; its first version had neither M and g nor a hidden layer in P. Left out are the
-package's factorised R, norms, padding of the domain, other skips, other resolutions between layers, half precision and
-dimensions.
+package's factorised R, norms, padding of the domain, other skips, changes of resolution, half precision, and one or
+three dimensions.
 """
 
 import re

@@ -46,10 +46,8 @@ def test_profiles_are_sound(name):
 def test_it_is_the_setting_of_the_papers_on_neural_operators():
     paper = hard.SIZES["paper"]
     assert paper.samples[0] == 1000 and paper.cells == 64 and paper.samples[2] == 200
-    assert hard.FRAMES == {1e-4: hard.CONTEXT + 20, 1e-5: hard.CONTEXT + 10} and hard.viscosities("paper") == [
-        1e-4,
-        1e-5,
-    ]
+    assert hard.FRAMES == {1e-4: hard.CONTEXT + 20, 1e-5: hard.CONTEXT + 10}
+    assert hard.viscosities("paper") == [1e-4, 1e-5] and hard.ALPHA == 2.5
     authors = hard.operators("paper", "cpu").settings["published"].training
     assert (authors.epochs, authors.batch, authors.lr, authors.weight_decay) == (500, 20, 1e-3, 1e-4)
     assert (authors.optimizer, authors.noise, authors.horizon) == ("adam", 0.0, 19)
