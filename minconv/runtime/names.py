@@ -26,7 +26,7 @@ STYLE = {
     "convs5": style("ConvS5", INDIGO, "h"),
     "simvp": style("SimVP", OLIVE, "p", (0, (3, 1, 1, 1, 1, 1))),
     "fno": style("FNO", "#6B3E1D", "d", (0, (5, 1, 1, 1))),
-    "fno_usual": style("FNO, its authors' size", "#6B3E1D", "X", (0, (1, 1))),
+    "fno_usual": style("FNO, its authors' size", "#B8805A", "X", (0, (2, 1))),
     "fno_published": style("FNO, its authors' size and way", "#D147A3", "*", (0, (3, 2))),
     "published": style("MinConvLSTM, log domain", PURPLE, "P", (0, (4, 2))),
     "convlstm_published": style("ConvLSTM, published code", "#1F3B73", "H", (0, (4, 1, 1, 1))),
