@@ -73,8 +73,8 @@ class Size:
 
 
 # seconds of a step on a core: cells 0.12 to 0.15, ConvS5 0.39, SimVP 0.03, FNO 0.04, at its authors' size 0.13; through
-# the whole forecast, four trajectories at once, FNO 0.4, at its authors' size 0.6 to 0.8; of whole sequences with hidden
-# frames 0.22 to 0.25
+# the whole forecast, four trajectories at once, FNO 0.4, at its authors' size 0.6 to 0.8; of the memory task
+# 0.22 to 0.25
 SIZES = {
     "smoke": Size((4, 2, 2), 1, (1, 1, 1), (1, 2), 1, 16, {1e-4: 64}, 1),
     "laptop": Size((40, 8, 16), 4, (16, 12, 4), (6, 4), 2, grids={1e-4: 96}, seeds=1),
