@@ -8,7 +8,8 @@ A test trajectory has frames 0..T-1, of which the first ``context`` are shown. O
 so that each predicted frame belongs to one part. ``lead`` is the predicted frame's distance from the last
 true frame that the prediction has seen: 1 throughout teacher forcing, then 2, 3, ... in the closed loop.
 
-:func:`evaluate` finds the errors of a rollout by time, :func:`sample_errors` by trajectory. :func:`summary`,
+:func:`evaluate` finds the errors of a rollout by time, :func:`sample_errors` and :func:`forecast_errors` by trajectory.
+:func:`summary`,
 :func:`correlation_time`, :func:`spectrum_error`, :func:`drift` and :func:`closed_loop_mean` make numbers of what it
 returns, or of what ``compare.collect`` has put side by side, and keep all other dimensions.
 """
@@ -99,6 +100,23 @@ def sample_errors(prediction: Tensor, truth: Tensor, context: int, units: str = 
         for name, (squares, long_name) in found.items()
     }
     return xr.Dataset(variables, attrs={"context": context, "samples": len(truth)})
+
+
+@torch.no_grad()
+def forecast_errors(prediction: Tensor, truth: Tensor, context: int, units: str = "1") -> xr.Dataset:
+    """Relative L2 error of every trajectory's forecast, whole; arguments and errors as in :func:`evaluate`.
+
+    Returns:
+        Over ``sample``: ``forecast_l2``, ||p - t|| / ||t|| over all frames after the context, leads 1, 2, ..., and over
+        channels and space. Its mean over samples is what papers on neural operators report (arXiv 2010.08895); later
+        frames, where the truth is large or hard to foresee, count more in it than in the mean of ``relative_l2`` over
+        leads.
+    """
+    context, p, t = _flat_pair(prediction, truth, context)
+    p, t = p[:, context - 1 :].flatten(1), t[:, context - 1 :].flatten(1)
+    error = ((p - t).norm(dim=-1) / t.norm(dim=-1)).cpu().numpy()
+    about = {"long_name": "relative L2 error of the forecast", "units": "1"}
+    return xr.Dataset({"forecast_l2": ("sample", error, about)}, attrs={"context": context, "samples": len(truth)})
 
 
 def all_errors(prediction: Tensor, truth: Tensor, context: int, units: str = "1") -> xr.Dataset:

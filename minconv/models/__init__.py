@@ -1,8 +1,8 @@
 """The models by name: what they are called, whether they are minimal, and how one is built.
 
 A model is called as ``model(frames, horizon)``: frames [B, T, C, H, W] -> [B, T + horizon, C, H, W], where output t
-predicts frame t + 1 and the last ``horizon`` outputs are made from the model's own. SimVP, which has no recurrence,
-gives the last horizon + 1 of these alone, the frames after those it was given.
+predicts frame t + 1 and the last ``horizon`` outputs are made from the model's own. SimVP and FNO, which have no
+recurrence, give the last horizon + 1 of these alone, the frames after those they were given.
 """
 
 from bisect import bisect_left
@@ -17,6 +17,7 @@ from torch import nn
 from minconv.core import cells
 from minconv.core.cells import CELLS, Cell, MinimalCell
 from minconv.models.convs5_cell import ConvS5
+from minconv.models.fno import FNO
 from minconv.models.forecaster import Forecaster
 from minconv.models.simvp import SimVP
 from minconv.runtime.checks import choice
@@ -27,7 +28,7 @@ PARAMETERS = 175_000  # of a model, about, where not its channels but its size i
 SMALL = 35_000, (("layers", 3),)  # the published size for geopotential
 # options of the recurrent ones alone, and those by which channels are not those of the published size
 STACK = {"layers", "kernel_size", "padding", "dilation", "norm", "increment", "checkpoint", "backend"}
-RESHAPING = {"layers", "kernel_size", "context", "translator", "hid_s", "n_s", "n_t", "mlp_ratio"}
+RESHAPING = {"layers", "kernel_size", "context", "translator", "hid_s", "n_s", "n_t", "mlp_ratio", "modes"}
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,19 @@ class Model:
         minimal: whether its gates see the input alone, so that a sequence trains in one scan.
         build: makes it, with random weights; takes its options.
         channels: hidden channels of the two published sizes, for the flow and for geopotential.
-        recurrent: whether it is a ``Forecaster``; else it sees a fixed number of frames and gives some at once, its
-            options ``context`` and ``ahead``.
+        window: its options for how many frames it sees, ``context``, and gives at once, ``ahead``, as far as it has
+            them; none of a ``Forecaster``, which is recurrent.
     """
 
     label: str
     minimal: bool
     build: Callable[..., nn.Module]
     channels: tuple[int, int]
-    recurrent: bool = True
+    window: tuple[str, ...] = ()
+
+    @property
+    def recurrent(self) -> bool:
+        return not self.window
 
     def options(self, shared: Mapping[str, Any], context: int, horizon: int) -> dict[str, Any]:
         """What it takes of the options that all models of an experiment share, which are trained on such windows.
@@ -57,7 +62,8 @@ class Model:
         if self.recurrent:
             return dict(shared)
         window = {"context": context, "ahead": min(context, horizon + 1)}
-        return window | {name: value for name, value in shared.items() if name not in STACK}
+        own = {name: value for name, value in shared.items() if name not in STACK}
+        return {name: window[name] for name in self.window} | own
 
 
 def _recurrent(cell: str, minimal: bool, *channels: int) -> Model:
@@ -68,6 +74,11 @@ def _simvp(hidden: int, **options: Any) -> SimVP:
     """For frames of 16 x 16 on a torus that others see 20 of: what is published for larger ones, with few channels."""
     shape = {"context": 20, "size": (16, 16), "hid_s": 4, "n_s": 2, "n_t": 3, "mlp_ratio": 2, "padding": "circular"}
     return SimVP(hid_t=hidden, **shape | options)
+
+
+def _fno(hidden: int, **options: Any) -> FNO:
+    """For frames of 16 x 16 that others see 20 of."""
+    return FNO(hidden=hidden, **{"context": 20, "size": (16, 16), "modes": 12} | options)
 
 
 MODELS = {
@@ -83,7 +94,8 @@ MODELS = {
 cells.PEERS["convs5"] = ConvS5
 PEERS = {
     "convs5": _recurrent("convs5", True, 35, 17),
-    "simvp": Model("SimVP", False, _simvp, (73, 29), recurrent=False),
+    "simvp": Model("SimVP", False, _simvp, (73, 29), ("context", "ahead")),
+    "fno": Model("FNO", False, _fno, (16, 7), ("context",)),
 }
 
 

@@ -5,6 +5,12 @@ import hashlib
 from torch import Tensor
 
 
+def relative_l2(prediction: Tensor, target: Tensor) -> Tensor:
+    """||prediction - target|| / ||target|| of every frame, [B, T, C, H, W] each -> [B, T]: the loss of the Fourier
+    neural operator's authors (arXiv 2010.08895)."""
+    return (prediction - target).flatten(2).norm(dim=-1) / target.flatten(2).norm(dim=-1)
+
+
 class WeightedSquare:
     """The square error, weighted by channel and cell: w (prediction - target)^2, with a mean weight of 1.
 

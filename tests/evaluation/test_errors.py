@@ -411,6 +411,29 @@ def test_sample_errors_tell_trajectories_and_parts_apart():
     np.testing.assert_allclose(found.closed_loop, [math.nan, 0, 0.25])
 
 
+def test_forecast_errors_are_over_all_frames_after_the_context():
+    truth = trajectories(samples=4, frames=6)
+    scale = torch.tensor([1.0, 0.5, 3.0, 1.0]).view(-1, 1, 1, 1, 1)
+    prediction = scale * truth[:, 1:]
+    prediction[3, 0] += 100  # made from true frames before the last one: no part of the forecast
+    found = metrics.forecast_errors(prediction, truth, 2)
+    np.testing.assert_allclose(found.forecast_l2, [0, 0.5, 2, 0], atol=1e-12)
+    prediction[3, 1] = 0  # the first frame of the forecast, lead 1
+    share = truth[3, 2].norm() / truth[3, 2:].norm()
+    np.testing.assert_allclose(metrics.forecast_errors(prediction, truth, 2).forecast_l2[3], share, rtol=1e-6)
+    assert found.forecast_l2.dims == ("sample",) and found.attrs == {"context": 2, "samples": 4}
+
+
+def test_forecast_errors_of_new_frames_alone():
+    """As a model without recurrence makes them."""
+    truth = trajectories()
+    prediction = 1.5 * truth[:, 1:]
+    prediction[:, :1] = math.nan
+    np.testing.assert_allclose(metrics.forecast_errors(prediction, truth, 2).forecast_l2, 0.5)
+    prediction[0, 1] = math.nan
+    assert metrics.forecast_errors(prediction, truth, 2).forecast_l2.isnull().values.tolist()[:2] == [True, False]
+
+
 def test_sample_errors_of_one_test_set():
     truth = trajectories()
     one, other = (metrics.sample_errors(x[:, 1:] + 1, x, 2) for x in (truth, truth + 1))
@@ -550,7 +573,7 @@ def test_paired_difference_rejects(arguments, error, message):
         paired_difference(**{"errors": drawn(), "model": "a", "reference": "b"} | arguments)
 
 
-@pytest.mark.parametrize("measure", [metrics.evaluate, metrics.sample_errors])
+@pytest.mark.parametrize("measure", [metrics.evaluate, metrics.sample_errors, metrics.forecast_errors])
 def test_a_prediction_may_have_a_gradient(measure):
     truth = trajectories()
     prediction = truth[:, 1:] + 0.25

@@ -15,6 +15,7 @@ from minconv.experiments.recipes import RECIPE, setting
 from minconv.experiments.series import series_experiment
 from minconv.models import MODELS, PEERS, build_model, count_parameters, named
 from minconv.models.convs5 import ConvS5
+from minconv.models.fno import FNO
 from minconv.models.simvp import SimVP
 from minconv.runtime.names import STYLE
 from minconv.training.ensemble import Ensemble
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 RECURRENT = [name for name, model in PEERS.items() if model.recurrent]
+OTHERS = {"simvp": (SimVP, "hid_t"), "fno": (FNO, "hidden")}  # and their channels' names
 
 
 @pytest.fixture(params=PEERS)
@@ -36,13 +38,15 @@ def recurrent(request) -> str:
 
 
 def is_one(model: torch.nn.Module, peer: str) -> bool:
-    return isinstance(model.cells[0], cell_class(peer)) if peer in RECURRENT else isinstance(model, SimVP)
+    return isinstance(model.cells[0], cell_class(peer)) if peer in RECURRENT else isinstance(model, OTHERS[peer][0])
 
 
 def make(cell: str, **options) -> torch.nn.Module:
     torch.manual_seed(0)
     if cell == "simvp":
         return SimVP(1, 5, (4, 6), hid_s=4, hid_t=16, n_s=2, n_t=2).double()
+    if cell == "fno":
+        return FNO(hidden=4, layers=2, size=(4, 6), modes=4, context=5).double()
     return Forecaster(cell, **{"hidden": 4, "layers": 2, "size": (4, 6)} | options).double()
 
 
@@ -67,7 +71,7 @@ def test_a_series_experiment_that_names_them_has_them(peer, tmp_path):
     parts = {"train": ("2000", "2000"), "validation": ("2001-01", "2001-06"), "test": ("2001-07", "2002-06")}
     built = series_experiment(series, tmp_path, **parts, models=(peer,)).settings["recipe"].models[peer](1)
     assert is_one(built, peer)
-    assert built.config["hidden" if peer in RECURRENT else "hid_t"] == PEERS[peer].channels[1]
+    assert built.config["hidden" if peer in RECURRENT else OTHERS[peer][1]] == PEERS[peer].channels[1]
 
 
 def test_they_have_one_identity_and_the_size_of_all(peer):
