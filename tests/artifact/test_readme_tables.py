@@ -7,6 +7,7 @@ import pytest
 
 from minconv.artifact import readme as report
 from minconv.artifact import tables
+from minconv.experiments.report import lead_tables
 
 LABELS = {"convlstm": "ConvLSTM", "minconvlstm": "MinConvLSTM"}
 
@@ -177,7 +178,7 @@ def test_speed():
 
 
 def test_weather_has_a_table_of_errors_and_one_of_days():
-    errors, notes, days, _ = tables.weather("K")(WEATHER).split("\n\n")
+    errors, notes, days, _ = lead_tables(WEATHER, "K").split("\n\n")
     assert errors.splitlines()[2:] == [
         "| ConvLSTM | recipe | 464\u00a0±\u00a00 |",
         "| Persistence |  | 611 |",
