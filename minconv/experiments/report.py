@@ -1,7 +1,7 @@
 """The numbers of an experiment as one table, for a notebook, the README and a JSON beside the figures.
 
-``results`` makes a plain dictionary of errors by setting, model and seed, ``table`` Markdown of it, ``lead_tables`` that
-of errors by lead time; ``losses`` puts the logs of trainings side by side, ``minutes_to`` says how long they take to an
+``results`` makes a plain dictionary of errors by setting, model and seed, ``table`` Markdown of it, ``lead_tables`` of
+errors by lead time; ``losses`` puts the logs of trainings side by side, ``minutes_to`` says how long they take to an
 error.
 """
 

@@ -201,7 +201,7 @@ class _Workers:
 
 
 def _begin() -> None:
-    """In a worker: one thread for arithmetic, no word of its own, a thread that ends the worker if its parent is killed.
+    """In a worker: one thread for arithmetic, another that ends the worker if its parent is killed, and not a word.
 
     Ctrl-C reaches all processes of a terminal; what it means for a worker is for the parent to say.
     """
