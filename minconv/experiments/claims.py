@@ -154,7 +154,8 @@ def short_table(found: Sequence[Finding], link: str) -> str:
     def cell(claim: str, case: str, settings: Sequence[str]) -> str:
         told = [one for one in found if one.best and (one.claim, one.case) == (claim, case) and one.setting in settings]
         return "; ".join(
-            f"[{one.verdict}]({link}{one.evidence}.ipynb): {one.number}{ONE_SEED * (one.seeds == 1)}" for one in told
+            f"[{one.verdict}]({link}{one.evidence}.ipynb): {_unbroken(one.number)}{ONE_SEED * (one.seeds == 1)}"
+            for one in told
         )
 
     rows = [[claim, case, *(cell(claim, case, settings) for settings in COLUMNS.values())] for claim, case in cases]
@@ -165,6 +166,10 @@ def short_table(found: Sequence[Finding], link: str) -> str:
         f"not tested: {', '.join(UNTESTED)}",
     ]
     return markdown_table(["Claim", "On", *COLUMNS], rows, words=4, notes=notes)
+
+
+def _unbroken(number: str) -> str:
+    return number.replace(" ", SPACE)
 
 
 def _faster(rows: Sequence[Mapping[str, Any]], rival: str) -> tuple[float, float, float]:
