@@ -136,8 +136,8 @@ def test_flow():
 def test_the_answer_links_to_the_evidence():
     header, _, row, _, notes = tables.answer(ANSWER).splitlines()
     assert header == "| Claim | On | as in the paper | both at their best |"
-    assert "| lower error | flow | [undecided](notebooks/05_rollouts.ipynb): +2\u00a0% [-3, +7] |" in row
-    assert row.endswith("| [does not hold](notebooks/05_rollouts.ipynb): +18\u00a0% [+13, +23] |")
+    assert "| lower error | flow | [undecided](notebooks/05_rollouts.ipynb): +2\u00a0%\u00a0[-3,\u00a0+7] |" in row
+    assert row.endswith("| [does not hold](notebooks/05_rollouts.ipynb): +18\u00a0%\u00a0[+13,\u00a0+23] |")
     assert notes.endswith("not tested: 1000 trajectories for 30 epochs, ERA5, a GPU.")
 
 
