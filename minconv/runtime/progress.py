@@ -37,7 +37,7 @@ def announced(what: str, after: float = 1.0) -> Iterator[None]:
             _said.add(what)
             line = f"minconv: {what}"
             if _in_kernel():
-                print(line, end="", flush=True)
+                print(f"\r{line}", end="", flush=True)  # over a bar that is there, which draws itself again
                 shown = line
             else:
                 print(line, file=sys.stderr, flush=True)
