@@ -15,8 +15,9 @@ from typing import NamedTuple
 import h5py
 
 from minconv.artifact.times import PROFILES, clock, durations, numbered, read_times
-from minconv.experiments.report import SPACE
+from minconv.experiments.report import SPACE, markdown_table
 
+NONE = "not measured"
 PER_ROW = 4  # notebooks in the README's list, as wide as a page of GitHub
 
 
@@ -44,7 +45,7 @@ ABOUT = {
     "03_training": About("Five models learn the flow, better without weight decay.", face="training.png"),
     "04_timing": About("One convolution for all frames saves time.", face="timing.png"),
     "05_rollouts": About("Thirty steps ahead every model beats persistence.", TRAINS.format("3")),
-    "06_geopotential": About("No minimal cell is the most accurate.", face="geopotential_forecast.png"),
+    "06_geopotential": About("No minimal cell is the best.", face="geopotential_forecast.png"),
     "07_air_temperature": About(
         "From a file to forecasts that are verified.", "a network, once", "air_temperature_forecast.png"
     ),
@@ -57,7 +58,7 @@ ABOUT = {
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
     "12_peers": About("Cells beside a linear state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
-    "13_moving_mnist": About("Ten frames from ten."),
+    "13_moving_mnist": About("ConvLSTM is ahead.", face="moving_mnist_forecasts.png"),
     "14_long_sequences": About("Hundreds of frames from a hundred."),
     "15_scale": About("Does the order of the cells depend on it?"),
     "16_answer": About(
@@ -209,7 +210,7 @@ def commands(root: Path) -> str:
         times = known.get(profile, {})
         seconds = [times["notebooks"][name] for name in names if name in times.get("notebooks", {})]
         if not seconds:
-            return "not measured"
+            return NONE
         some = "" if len(seconds) == len(names) else f" for {len(seconds)} of {len(names)} notebooks"
         return f"{_about(sum(seconds) + times.get('set_up', 0))}{some}"
 
@@ -217,6 +218,20 @@ def commands(root: Path) -> str:
     shown = "\n".join(f"./run_all.sh{option:<16}  # {told(profile)}: {what}" for profile, option, what in lines)
     machines = [known[profile]["hardware"] for profile, *_ in lines if profile in known]
     return f"```sh\n{shown}\n# set-up included, on {'; '.join(dict.fromkeys(machines)) or 'no machine yet'}\n```"
+
+
+def costs(root: Path) -> str:
+    """notebooks/README.md: what a run of all costs, by profile: time, and what processors worked."""
+    known, names, rows = read_times(root / "notebooks"), [path.stem for path in numbered(root / "notebooks")], []
+    for profile in PROFILES:
+        times = known.get(profile, {})
+        measured = [name for name in names if name in times.get("notebooks", {})]
+        if measured:
+            count = f"{len(measured)} of {len(names)}"
+            took = [times.get(key, {}) for key in ("notebooks", "processor")]
+            told = [_about(sum(by[name] for name in measured)) if by.keys() >= {*measured} else NONE for by in took]
+            rows.append([f"`{profile}`", times["hardware"], count, *told])
+    return markdown_table(["Profile", "On", "Notebooks", "Time", "Processors' time"], rows, words=3)
 
 
 def _saved(code: str) -> list[re.Pattern[str]]:
@@ -247,9 +262,7 @@ def _numbers(folder: Path, name: str) -> Path:
 def _minutes(notebook: Notebook, root: Path) -> dict[str, str]:
     """By profile, in one line; "" where it was not measured."""
     times = durations(notebook.path.stem, root / "notebooks")
-    return {
-        profile: "" if times[profile] == "not measured" else times[profile].replace(" ", SPACE) for profile in PROFILES
-    }
+    return {profile: "" if times[profile] == NONE else times[profile].replace(" ", SPACE) for profile in PROFILES}
 
 
 def _about(seconds: float) -> str:

@@ -48,7 +48,11 @@ PAGES: Mapping[str, Mapping[str, Made]] = {
         "geopotential": of_numbers(partial(lead_tables, units="m² s⁻²"), "geopotential_results"),
         "air_temperature": of_numbers(partial(lead_tables, units="K"), "air_temperature_results"),
     },
-    "notebooks/README.md": {"words": gallery.words(""), "gallery": gallery.notebook_gallery},
+    "notebooks/README.md": {
+        "words": gallery.words(""),
+        "costs": gallery.costs,
+        "gallery": gallery.notebook_gallery,
+    },
     "minconv/bench/README.md": {"speed": of_numbers(tables.speed, "benchmark")},
 }
 

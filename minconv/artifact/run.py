@@ -1,6 +1,7 @@
 """Runs the numbered notebooks in order with papermill, and publishes their outputs: what is behind ./run_all.sh."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -52,7 +53,7 @@ def run_one(path: Path, output: Path, profile: str, found: str, resume: str = ""
     record.unlink(missing_ok=True)  # from here on until it is whole, it is not up to date
     output.parent.mkdir(parents=True, exist_ok=True)
     print(f"{path.stem}: running", flush=True)
-    begun = time.monotonic()
+    begun, worked = time.monotonic(), processor_seconds()
     try:
         papermill.execute_notebook(
             path, output, parameters={"profile": profile}, kernel_name="python3", cwd=path.parent, progress_bar=False,
@@ -69,16 +70,26 @@ def run_one(path: Path, output: Path, profile: str, found: str, resume: str = ""
     written = [name for name, when in modified(figures).items() if earlier.get(name) != when]
     for name in set(old.get("figures", [])).difference(written):
         (figures / name).unlink(missing_ok=True)
-    write_json(record, {"fingerprint": found, "seconds": round(seconds, 1), "figures": written})
+    times = {"seconds": round(seconds, 1), "processor": round(processor_seconds() - worked, 1)}
+    write_json(record, {"fingerprint": found, **times, "figures": written})
     print(f"{path.stem}: done in {clock(seconds)}", flush=True)
+
+
+def processor_seconds() -> float:
+    """What processors have worked, in kernels that have ended and in the processes that these have waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def record_times(folder: Path, results: Path, profile: str) -> None:
     """Writes how long the notebooks took, and the set-up where run_all.sh has just made it, to times.json."""
     known = read_times(folder)
     set_up = os.environ.get("MINCONV_SET_UP") or known.get(profile, {}).get("set_up")
-    seconds = {path.stem: recorded(results / "notebooks" / path.name)["seconds"] for path in numbered(folder)}
-    known[profile] = {"hardware": hardware(pick_device()), "notebooks": seconds, "set_up": set_up and float(set_up)}
+    records = {path.stem: recorded(results / "notebooks" / path.name) for path in numbered(folder)}
+    times = {"hardware": hardware(pick_device()), "set_up": set_up and float(set_up)}
+    for name, key in (("notebooks", "seconds"), ("processor", "processor")):
+        times[name] = {notebook: record[key] for notebook, record in records.items()}
+    known[profile] = times
     write_json(folder / "times.json", known)
     print("Recorded; python -m minconv.artifact.readme tells them on pages and in notebooks.", flush=True)
 

@@ -53,7 +53,7 @@ def answer(content: Numbers) -> str:
     """The README's table: the paper's claims beside what was measured, with links to the notebooks."""
     fields = [field.name for field in dataclasses.fields(claims.Finding)]
     found = [claims.Finding(**{name: row[name] for name in fields}) for row in content["rows"]]
-    return claims.short_table(found, "notebooks/")
+    return claims.short_table(found, "notebooks/", content["untested"])
 
 
 def flow(content: Numbers, benchmark: Numbers) -> str:

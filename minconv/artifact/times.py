@@ -43,7 +43,8 @@ def durations(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> di
 
 
 def read_times(folder: Path = NOTEBOOKS) -> dict[str, Any]:
-    """By profile ``hardware``, ``notebooks`` (seconds by name) and ``set_up`` (seconds); {} where none was recorded."""
+    """By profile ``hardware``, ``set_up`` (seconds), and by name ``notebooks`` (seconds) and ``processor`` (seconds of
+    all cores together); {} where none was recorded."""
     path = folder / "times.json"
     return json.loads(path.read_text()) if path.exists() else {}
 

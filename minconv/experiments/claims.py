@@ -23,7 +23,7 @@ PAPERS = "convlstm_published"  # the paper's own ConvLSTM in the benchmark
 UNITS = ("%", "×")
 MINIMAL, CLASSICAL = ([name for name, model in MODELS.items() if model.minimal is kind] for kind in (True, False))
 ONE_SEED = "¹"
-UNTESTED = ("1000 trajectories for 30 epochs", "ERA5", "a GPU")
+UNTESTED = ("ERA5", "a GPU")
 
 # columns of the short table: settings as the paper has them, and those in which both sides are at their best
 OWN, FASTEST = "the paper's own", "the fastest"
@@ -37,7 +37,7 @@ class Finding:
     Args:
         claim: of the paper, in few words.
         case: on what.
-        setting: of the training, or which ConvLSTM it is.
+        setting: of the training, with its epochs where they are fewer than elsewhere; or which ConvLSTM it is.
         cells: minimal and classical.
         unit: ``%``, how much larger an error is, or ``×``, times as fast, as small or as steep.
         value, low, high: the number and its interval; without one, as of parameters, all three are the same.
@@ -78,19 +78,28 @@ class Finding:
 
 
 def error_findings(
-    claim: str, case: str, setting: str, errors: xr.Dataset, part: str, evidence: str, comparisons: int
+    claim: str,
+    case: str,
+    setting: str,
+    errors: xr.Dataset,
+    part: str,
+    evidence: str,
+    comparisons: int,
+    pairs: Sequence[tuple[str, str]] = (("minconvlstm", "convlstm"),),
 ) -> Iterator[Finding]:
-    """ConvLSTM's and MinConvLSTM's errors, and those of the best minimal and the best classical cell by their means.
+    """Errors of minimal and classical cells that belong together, and of the best of each kind by their means.
 
     Args:
         claim, case, setting, evidence: of the findings.
         errors: ``part`` over (model, seed, sample), as ``compare.paired_difference`` takes them.
         comparisons: how many are made in all.
+        pairs: that belong together; those of which a cell is not in ``errors`` are left out.
     """
     mean = np.sqrt((errors[part] ** 2).mean("sample")).mean("seed")
     kinds = ([name for name in cells if name in mean.model] for cells in (MINIMAL, CLASSICAL))
     best = [str(mean.sel(model=cells).idxmin("model").item()) for cells in kinds]
-    for pair in (["minconvlstm", "convlstm"], best):
+    there = [pair for pair in pairs if set(pair) <= {*mean.model.values.tolist()}]
+    for pair in (*there, best):
         d = paired_difference(errors, *pair, part, level=1 - 0.05 / comparisons)
         value, low, high = (float(d[name]) for name in ("difference", "low", "high"))
         bounds = value, min(low, value), max(high, value)
@@ -143,33 +152,32 @@ def table(found: Sequence[Finding]) -> str:
     return markdown_table(header, rows, words=4)
 
 
-def short_table(found: Sequence[Finding], link: str) -> str:
+def short_table(found: Sequence[Finding], link: str, untested: Sequence[str]) -> str:
     """A row for every claim and case, of the best cells alone: as in the paper, and with both sides at their best.
 
     Args:
         link: where the notebooks are.
+        untested: what was not, for the note below.
     """
     cases = dict.fromkeys((one.claim, one.case) for one in found if one.best)
 
+    def words(one: Finding) -> str:
+        _, comma, shorter = one.setting.partition(", ")  # for fewer epochs
+        number = one.number.replace(" ", SPACE) + ONE_SEED * (one.seeds == 1)  # not broken over two lines
+        return f"[{one.verdict}]({link}{one.evidence}.ipynb): {number}{comma}{shorter}"
+
     def cell(claim: str, case: str, settings: Sequence[str]) -> str:
-        told = [one for one in found if one.best and (one.claim, one.case) == (claim, case) and one.setting in settings]
-        return "; ".join(
-            f"[{one.verdict}]({link}{one.evidence}.ipynb): {_unbroken(one.number)}{ONE_SEED * (one.seeds == 1)}"
-            for one in told
-        )
+        told = [one for one in found if one.best and (one.claim, one.case) == (claim, case)]
+        return "; ".join(words(one) for one in told if one.setting.partition(", ")[0] in settings)
 
     rows = [[claim, case, *(cell(claim, case, settings) for settings in COLUMNS.values())] for claim, case in cases]
     notes = [
         "Errors: best minimal beside best classical cell, intervals together of 95 %",
         "else MinConvLSTM beside ConvLSTM, bounds from quartiles",
         f"{ONE_SEED} one seed",
-        f"not tested: {', '.join(UNTESTED)}",
+        f"not tested: {', '.join(untested)}",
     ]
     return markdown_table(["Claim", "On", *COLUMNS], rows, words=4, notes=notes)
-
-
-def _unbroken(number: str) -> str:
-    return number.replace(" ", SPACE)
 
 
 def _faster(rows: Sequence[Mapping[str, Any]], rival: str) -> tuple[float, float, float]:

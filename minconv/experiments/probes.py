@@ -1,19 +1,22 @@
 """What explains a result: how long a step takes, how far a change reaches in one, and into how many directions
 training moves kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
+from torch.utils.flop_counter import FlopCounterMode
 
 from minconv.bench.measure import measure, training_step
 from minconv.data import navier_stokes as solver
+from minconv.data.windows import FixedWindows
 from minconv.experiments.experiment import Experiment
 from minconv.experiments.navier_stokes import GRID, SPLITS
 from minconv.runtime.checks import whole
+from minconv.runtime.device import pick_device
 from minconv.training import load_weights
 from minconv.training.muon import is_kernel
 
@@ -23,18 +26,55 @@ def step_seconds(experiment: Experiment, *settings: str, rounds: int = 15) -> xr
 
     Medians of rounds in which all take turns; NaN where a setting has no such model.
     """
-    calls, train = {}, experiment.task.train
+    calls = _training_steps(experiment, settings)
+    taken = measure({" ".join(key): call for key, call in calls.items()}, rounds, device=pick_device(experiment.device))
+    seconds = taken.median("repeat").values
+    return _by_model(dict(zip(calls, seconds, strict=True)), settings, "seconds", long_name="step", units="s")
+
+
+def training_minutes(experiment: Experiment, *settings: str, rounds: int = 15) -> xr.DataArray:
+    """How long a training of every model takes, over (setting, model): its steps times what one takes, measured now."""
+    minutes = step_seconds(experiment, *settings, rounds=rounds) / 60
+    for name in settings:
+        for model, (run, *_) in experiment.runs(name).items():
+            steps = run.settings.epochs * (len(experiment.task.train) // run.settings.batch)
+            minutes.loc[name, model] *= steps
+    return minutes.assign_attrs(long_name="training", units="min")
+
+
+def multiply_adds(experiment: Experiment, *settings: str) -> xr.DataArray:
+    """Multiply-adds of a training step of every model of some settings, forward and backward, over (setting, model):
+    those of convolutions and matrix products. NaN where a setting has no such model.
+
+    Counted by PyTorch (``torch.utils.flop_counter``) in float64, in which convolutions are direct ones; Winograd's of
+    float32 come to the same result with fewer.
+    """
+    counts = {}
+    for key, call in _training_steps(experiment, settings, torch.float64).items():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        counts[key] = counter.get_total_flops() / 2
+    return _by_model(counts, settings, "multiply_adds", long_name="multiply-adds of a step", units="1")
+
+
+def _training_steps(
+    experiment: Experiment, settings: Sequence[str], dtype: torch.dtype = torch.float32
+) -> dict[tuple[str, str], Callable[[], object]]:
+    calls, train, device = {}, experiment.task.train, pick_device(experiment.device)
     for name in settings:
         found = experiment.settings[name]
-        frames = train[: found.training.batch, : found.window + 1]
+        frames = next(FixedWindows(train, found.window + 1).share(batch=found.training.batch)).to(device, dtype)
         for model, build in found.models.items():
-            calls[name, model] = training_step(build(0).to(train.device), frames, found.training.horizon)
-    taken = measure({" ".join(key): call for key, call in calls.items()}, rounds, device=train.device)
-    places = {"setting": list(settings), "model": list(dict.fromkeys(model for _, model in calls))}
-    seconds = xr.DataArray(np.nan, places, ("setting", "model"), "seconds", {"long_name": "step", "units": "s"})
-    for key, value in zip(calls, taken.median("repeat").values, strict=True):
-        seconds.loc[key] = value
-    return seconds
+            calls[name, model] = training_step(build(0).to(device, dtype), frames, found.training.horizon)
+    return calls
+
+
+def _by_model(found: Mapping[tuple[str, str], float], settings: Sequence[str], name: str, **about: str) -> xr.DataArray:
+    places = {"setting": list(settings), "model": list(dict.fromkeys(model for _, model in found))}
+    values = xr.DataArray(np.nan, places, ("setting", "model"), name, about)
+    for key, value in found.items():
+        values.loc[key] = value
+    return values
 
 
 @torch.no_grad()

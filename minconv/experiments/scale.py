@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from minconv.core.cells import CELLS
 from minconv.data import navier_stokes as solver
 from minconv.experiments import navier_stokes as flow
 from minconv.experiments.experiment import Experiment
@@ -21,19 +22,24 @@ class Size:
     Args:
         trajectories: to train on for the first of ``steps``, in rising order.
         steps: of a training; the further ones with most trajectories alone.
+        largest: the profile whose flow is the largest here.
+        settings, models: in which that is trained, and which.
         seeds: how many of the profile's.
     """
 
     trajectories: tuple[int, ...]
     steps: tuple[int, ...]
+    largest: str
+    settings: tuple[str, ...] = SETTINGS
+    models: tuple[str, ...] = tuple(CELLS)
     seeds: int | None = None
 
 
 SIZES = {
-    "smoke": Size((2, 4), (4, 8), 1),
-    "laptop": Size((10, 100), (200, 400)),
-    "study": Size((10, 100, 1000), (1000, 2000), 1),
-    "paper": Size((10, 100, 1000), (1000, 6000, 30_000)),
+    "smoke": Size((2, 4), (4, 8), "smoke", seeds=1),
+    "laptop": Size((10, 100), (200, 400), "laptop"),
+    "study": Size((10, 100, 1000), (1000, 2000), "paper", ("published",), ("convgru", "convlstm", "minconvlstm"), 1),
+    "paper": Size((10, 100, 1000), (1000, 6000), "paper"),
 }
 
 
@@ -60,6 +66,21 @@ def scale(profile: str | Profile | None = None, device: str = "auto") -> dict[tu
         return replace(whole, name=name, settings=settings, load=partial(_load, whole, most, count))
 
     return {pair: experiment(*pair) for pair in pairs}
+
+
+def largest(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
+    """The flow at the paper's own scale in every respect, 1000 / 50 / 200 trajectories and 30 epochs, as far as the
+    profile has minutes for it."""
+    profile = get_profile(profile)
+    size = SIZES[profile.name]
+    whole = flow.navier_stokes(size.largest, device)
+    settings = {}
+    for name in size.settings:
+        found = whole.settings[name]
+        models = {model: build for model, build in found.models.items() if model in size.models}
+        settings[name] = replace(found, models=models, seeds=profile.seeds[: size.seeds])
+    name = whole.name if size.largest == profile.name else f"{whole.name}_{size.largest}"
+    return replace(whole, name=name, profile=profile, settings=settings)
 
 
 def _load(whole: Experiment, most: int, count: int, device: torch.device) -> Trajectories:

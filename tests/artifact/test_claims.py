@@ -265,11 +265,38 @@ def test_scale():
     assert worse.model.values[worse < 0].tolist() == ["minconvgru", "minconvexplstm"]
     for values in (data_, steps):
         assert set(values.sel(setting="recipe").idxmax("model").values.tolist()) == {"convgru"}
-    rows = numbers("scale_results")["differences"]
-    best = [rows[key]["compared"][-1]["difference"] for key in rows if key.startswith("recipe")]
+    found = numbers("scale_results")["findings"]
+    best = [rows[-1]["value"] for key, rows in found.items() if key.startswith("recipe")]
     a, b, c, d = (f"{abs(value):.0f} %" for value in best)
     assert [value < 0 for value in best] == [True, False, True, False]
     said(f"the best minimal cell is {a} better than ConvLSTM, {b} worse, {c} better and {d} worse", name)
+
+
+def test_moving_mnist():
+    name, mse = (
+        "notebooks/13_moving_mnist.ipynb",
+        {model: value for (_, model), value in means("moving_mnist_results", "mse").items()},
+    )
+    lstm, minimal, s5, simvp, black = (f"{mse[m]:.0f}" for m in ("convlstm", "minconvlstm", "convs5", "simvp", "black"))
+    said(f"with a squared error of {lstm} a frame; MinConvLSTM has {minimal}, ConvS5 {s5} and SimVP {simvp}, "
+         f"where black frames have {black}", name)  # fmt: skip
+    minutes = numbers("moving_mnist_results")["about"]["minutes"]
+    words = {7: "seven", 9: "nine"}
+    said(f"after {words[round(min(minutes.values()))]} to {words[round(max(minutes.values()))]} minutes", name)
+    assert min(minutes, key=minutes.get) == "convlstm"
+    errors = data("moving_mnist_scores").isel(seed=0)
+    trained = errors.sel(model=list(minutes))
+    assert (trained.mse.idxmin("model") == "convlstm").all()
+    assert (trained.mse.sel(lead=slice(4, None)).idxmax("model") == "simvp").all()
+    others = [mse[m] for m in ("minconvlstm", "convs5", "simvp")]
+    assert max(others) / min(others) < 1.05
+    first = errors.sel(lead=1)
+    said(f"{first.mse.sel(model='simvp'):.0f} to {first.mse.sel(model='convlstm'):.0f} in squared error, with the best "
+         f"structural similarity, {first.ssim.sel(model='simvp'):.2f}", name)  # fmt: skip
+    assert first.ssim.idxmax("model") == "simvp"
+    for column, better in (("mae", min), ("ssim", max)):
+        found = {model: value for (_, model), value in means("moving_mnist_results", column).items()}
+        assert better(found, key=found.get) == "black"
 
 
 def test_the_answer():

@@ -79,6 +79,15 @@ def test_commands(root):
     assert "# 1 min for 1 of 2 notebooks: " in gallery.commands(root)
 
 
+def test_costs(root):
+    path = root / "notebooks" / "times.json"
+    assert gallery.costs(root).splitlines()[2:] == ["| `smoke` | a CPU | 2 of 2 | 1 min | not measured |"]
+    times = json.loads(path.read_text())
+    times["smoke"]["processor"] = {"20_waves": 115.0, "21_errors": 4.0}
+    path.write_text(json.dumps(times))
+    assert gallery.costs(root).endswith("| 1 min | 2 min |")
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [

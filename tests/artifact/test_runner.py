@@ -434,6 +434,7 @@ def test_times_are_recorded_of_a_first_run(main, project, tmp_path, monkeypatch,
     assert main("--record-times") == 0
     found = json.loads(times.read_text())
     assert found["smoke"]["notebooks"] == dict.fromkeys(ALL, 62.0) and found["smoke"]["set_up"] == 80
+    assert found["smoke"]["processor"] == dict.fromkeys(ALL, 99.5)
     some = {"smoke": "1 min 02 s", "laptop": "not measured", "study": "not measured", "paper": "1 h 02 min"}
     assert durations(1, project.folder) == durations("01", project.folder) == some
     assert durations("10_last", project.folder)["paper"] == "not measured"
@@ -445,4 +446,4 @@ def test_times_are_recorded_of_a_first_run(main, project, tmp_path, monkeypatch,
 
 def write_record(output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text('{"seconds": 62.0}')
+    output.with_suffix(".json").write_text('{"seconds": 62.0, "processor": 99.5}')

@@ -8,7 +8,7 @@ import torch
 from minconv.core.cells import CELLS
 from minconv.experiments import navier_stokes as flow
 from minconv.experiments import recipes
-from minconv.experiments.probes import flow_influence, influence, step_seconds
+from minconv.experiments.probes import flow_influence, influence, multiply_adds, step_seconds, training_minutes
 from minconv.experiments.profiles import PROFILES
 from minconv.models import MODELS, build_model, count_parameters
 from minconv.plots import STYLE
@@ -130,5 +130,17 @@ def test_steps_are_timed_for_every_model_of_a_setting(tmp_path, monkeypatch):
     experiment = flow.navier_stokes("smoke", "cpu")
     taken = step_seconds(experiment, "recipe with Adam", "published", rounds=2)
     assert taken.dims == ("setting", "model") and (taken.sel(setting="published") > 0).all()
+    minutes = training_minutes(experiment, "published", rounds=2)
+    assert minutes.attrs["units"] == "min" and (minutes > 0).all()
     adam = taken.sel(setting="recipe with Adam")
     assert adam.notnull().values.tolist() == [model == "minconvlstm" for model in taken.model.values]
+
+
+@pytest.mark.slow
+def test_every_weight_multiplies_once_a_cell_and_twice_on_the_way_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
+    experiment = flow.navier_stokes("smoke", "cpu")
+    found, setting = multiply_adds(experiment, "published"), experiment.settings["published"]
+    for model, build in setting.models.items():
+        expected = 3 * flow.GRID**2 * setting.window * count_parameters(build(0))
+        assert 0.9 < found.sel(setting="published", model=model) / expected < 1  # nothing goes back to the input

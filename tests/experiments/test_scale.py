@@ -26,9 +26,20 @@ def test_trainings_have_the_steps_they_are_named_by(name):
             assert count * found.training.epochs == steps and found.training.batch == 1
 
 
-def test_the_paper_has_its_own_scale():
-    assert (1000, 30_000) in scale.scale("paper")
-    assert 1000 * flow.navier_stokes("paper").settings["published"].training.epochs == 30_000
+@pytest.mark.parametrize("name", ["study", "paper"])
+def test_the_largest_is_as_the_paper_has_it(name):
+    largest, paper = scale.largest(name), flow.navier_stokes("paper")
+    assert largest.profile.name == name and flow.SIZES["paper"].samples == (1000, 50, 200)
+    assert largest.load.args == paper.load.args  # its trajectories
+    assert name == "study" or all(found.models.keys() == CELLS.keys() for found in largest.settings.values())
+    for setting, found in largest.settings.items():
+        training = paper.settings[setting].training
+        assert found.models.keys() <= CELLS.keys() and found.training == training and training.epochs == 30
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])
+def test_the_largest_is_not_trained_again_where_the_flow_is_as_large(name):
+    assert scale.largest(name).folder("published") == flow.navier_stokes(name).folder("published")
 
 
 @pytest.mark.slow
