@@ -101,7 +101,10 @@ def with_outputs(path: Path, executed: Path, hidden: Iterable[str]) -> Any:
 
 
 def tidy(outputs: list[Any], hidden: Iterable[str]) -> list[Any]:
-    """Outputs as readers want them: no progress bars (stderr) or widgets, streams in one piece, ``hidden`` as ``.``."""
+    """Outputs as readers want them: no progress bars or widgets, streams in one piece, ``hidden`` as ``.``.
+
+    Bars are on stderr or, in a kernel, on stdout and overwritten there.
+    """
 
     def clean(text: str) -> str:
         text = re.sub(r"^.*\r(?!\n)", "", text, flags=re.MULTILINE)  # what a terminal would have overwritten
@@ -117,6 +120,8 @@ def tidy(outputs: list[Any], hidden: Iterable[str]) -> list[Any]:
             if tidied and tidied[-1].output_type == "stream":
                 output.text = tidied.pop().text + output.text
             output.text = clean(output.text)
+            if not output.text:
+                continue
         for kind, content in output.get("data", {}).items():
             if kind.startswith("text/"):
                 output.data[kind] = clean(content)

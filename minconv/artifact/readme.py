@@ -7,11 +7,13 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from minconv.artifact import gallery, tables
 from minconv.artifact.navigation import with_navigation
 from minconv.artifact.times import ROOT
+from minconv.experiments.report import lead_tables
 from minconv.runtime.files import atomic, read_json
 
 Made = Callable[[Path], str]  # from the root of the repository to the text of a region
@@ -42,9 +44,9 @@ PAGES: Mapping[str, Mapping[str, Made]] = {
         "words": gallery.words("../notebooks/"),
         "gallery": gallery.figure_gallery,
         "results": of_numbers(tables.flow, "results", "benchmark"),
-        "real_weather": of_numbers(tables.weather("m² s⁻²"), "real_weather_results"),
-        "geopotential": of_numbers(tables.weather("m² s⁻²"), "geopotential_results"),
-        "air_temperature": of_numbers(tables.weather("K"), "air_temperature_results"),
+        "real_weather": of_numbers(partial(lead_tables, units="m² s⁻²"), "real_weather_results"),
+        "geopotential": of_numbers(partial(lead_tables, units="m² s⁻²"), "geopotential_results"),
+        "air_temperature": of_numbers(partial(lead_tables, units="K"), "air_temperature_results"),
     },
     "notebooks/README.md": {
         "words": gallery.words(""),

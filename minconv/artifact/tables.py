@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minconv.bench.results import experiment, scans, select, teacher_forced
@@ -77,27 +77,6 @@ def flow(content: Numbers, benchmark: Numbers) -> str:
         lines.append(f"- **Closed-loop error, {setting}**: {', '.join(words)} (RMSE × 100).")
     notes = f"RMSE × 100; training step on {benchmark['provenance']['hardware']}"
     return "\n\n".join([table(content, more, notes), "\n".join(lines)])
-
-
-def weather(units: str) -> Callable[[Numbers], str]:
-    """Makes the tables of forecasts by lead time: errors, and for how many days they are below a baseline's."""
-
-    def tables(content: Numbers) -> str:
-        errors, days = (
-            {key: name for key, name in content["columns"].items() if key.startswith("ahead_") is late}
-            for late in (False, True)
-        )
-        first = table(content | {"columns": errors}, notes=f"RMSE in {units} by lead time")
-        rows = [
-            [row["label"], row["setting"], *(_days(row["values"][key]) for key in days)]
-            for row in content["rows"]
-            if any(row["values"][key] for key in days)
-        ]
-        header = ["Model", "Setting", *days.values()]
-        notes = ["Days up to which the mean over seeds is below the baseline's at every lead time"]
-        return f"{first}\n\n{markdown_table(header, rows, words=2, notes=notes)}"
-
-    return tables
 
 
 def speed(benchmark: Numbers) -> str:
@@ -197,10 +176,6 @@ def _mean(row: Numbers, column: str) -> float:
 
 def _row(content: Numbers, model: str) -> Numbers:
     return select(content["rows"], model=model)[0]
-
-
-def _days(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):g}" if values else ""
 
 
 def _missing(error: Exception) -> ValueError:

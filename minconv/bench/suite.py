@@ -337,7 +337,7 @@ print(imported, time.perf_counter() - begun)
 def _startup(sizes: Sizes, backend: str, device: torch.device) -> Row:
     """Seconds of the import, and of the first scan with its gradient after it, each time in a process of its own."""
     root = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "MINCONV_QUIET": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-c", FRESH, backend, str(device)]
     # the first process only fills the caches

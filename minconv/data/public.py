@@ -16,7 +16,7 @@ import xarray as xr
 from minconv.data.grid import Field
 from minconv.data.series import open_series
 from minconv.runtime.files import atomic
-from minconv.runtime.progress import progress
+from minconv.runtime.progress import announced, progress
 
 RAW = "https://raw.githubusercontent.com/"
 ERA_INTERIM = RAW + "lemuscanovas/synoptReg/1b1d15f34f2d296e4ad7652022f221ba93c1a7b0/inst/extdata/"
@@ -114,7 +114,9 @@ def _kept(path: Path, make: Callable[[Path], xr.Dataset]) -> Path:
 def _fetched(url: str, sha256: str, folder: Path) -> Path:
     import pooch
 
-    return Path(pooch.retrieve(url, f"sha256:{sha256}", path=folder))
+    pooch.get_logger().setLevel("WARNING")  # each file is told on stderr, which notebooks paint like a warning
+    with announced("fetching public data, once"):
+        return Path(pooch.retrieve(url, f"sha256:{sha256}", path=folder))
 
 
 def _from(series: Field, source: str, **attributes: str) -> Field:

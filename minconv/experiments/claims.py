@@ -163,7 +163,8 @@ def short_table(found: Sequence[Finding], link: str, untested: Sequence[str]) ->
 
     def words(one: Finding) -> str:
         _, comma, shorter = one.setting.partition(", ")  # for fewer epochs
-        return f"[{one.verdict}]({link}{one.evidence}.ipynb): {one.number}{ONE_SEED * (one.seeds == 1)}{comma}{shorter}"
+        number = one.number.replace(" ", SPACE) + ONE_SEED * (one.seeds == 1)  # not broken over two lines
+        return f"[{one.verdict}]({link}{one.evidence}.ipynb): {number}{comma}{shorter}"
 
     def cell(claim: str, case: str, settings: Sequence[str]) -> str:
         told = [one for one in found if one.best and (one.claim, one.case) == (claim, case)]

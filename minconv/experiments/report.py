@@ -1,7 +1,8 @@
 """The numbers of an experiment as one table, for a notebook, the README and a JSON beside the figures.
 
-``results`` makes a plain dictionary of errors by setting, model and seed, ``table`` Markdown of it; ``losses`` puts the
-logs of trainings side by side, ``minutes_to`` says how long they take to an error.
+``results`` makes a plain dictionary of errors by setting, model and seed, ``table`` Markdown of it, ``lead_tables`` of
+errors by lead time; ``losses`` puts the logs of trainings side by side, ``minutes_to`` says how long they take to an
+error.
 """
 
 import math
@@ -83,6 +84,32 @@ def table(
     except KeyError as error:
         raise ValueError(f"results must hold {error}; run the notebook that makes them again") from error
     return markdown_table(header, rows, words=2, notes=below)
+
+
+def lead_tables(content: Mapping[str, Any], units: str) -> str:
+    """Markdown tables of forecasts by lead time: errors, and for how many days they are below a baseline's.
+
+    One table of both is wider than a page.
+
+    Args:
+        content: of :func:`results` of columns ``by_day``.
+        units: of the errors.
+
+    Raises:
+        ValueError: an entry is missing.
+    """
+    errors, days = (
+        {key: name for key, name in content["columns"].items() if key.startswith("ahead_") is late}
+        for late in (False, True)
+    )
+    first = table(content | {"columns": errors}, notes=f"RMSE in {units} by lead time")
+    rows = [
+        [row["label"], row["setting"], *(_days(row["values"][key]) for key in days)]
+        for row in content["rows"]
+        if any(row["values"][key] for key in days)
+    ]
+    notes = ["Days up to which the mean over seeds is below the baseline's at every lead time"]
+    return f"{first}\n\n{markdown_table(['Model', 'Setting', *days.values()], rows, words=2, notes=notes)}"
 
 
 def columns_table(
@@ -203,3 +230,7 @@ def _numbers(values: xr.DataArray) -> list[float | None]:
     if "seed" not in values.dims and not math.isfinite(found[0]):
         return []  # of a baseline, which is ahead of none
     return [value if math.isfinite(value) else None for value in found]
+
+
+def _days(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):g}" if values else ""

@@ -14,7 +14,7 @@ from IPython.display import HTML
 from matplotlib.animation import FuncAnimation
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from minconv.plots.axes import largest, words
@@ -239,8 +239,9 @@ class WaveFilm(Moving):
             self.images.append(ax.imshow(self.pictures[0, 0], interpolation="nearest", **colours))
         for ax in axes[::2]:
             ax.contour(depth.values, 6, colors="0.4", linewidths=0.5)
-        for image, over in ((self.images[0], axes[:2]), (self.images[2], axes[2])):
-            bar = self.fig.colorbar(image, ax=over, location="bottom", label="m", aspect=40, pad=0.03)
+        few = MaxNLocator(6, steps=(1, 2, 5, 10))  # on a third of the page
+        for image, over, ticks in ((self.images[0], axes[:2], None), (self.images[2], axes[2], few)):
+            bar = self.fig.colorbar(image, ax=over, location="bottom", label="m", aspect=40, pad=0.03, ticks=ticks)
             bar.ax.tick_params(labelsize=7)
         self.title = self.fig.suptitle("", fontsize=9)
         self.show(0)

@@ -13,23 +13,34 @@ from tqdm import tqdm
 def progress(iterable: Any = None, quiet: bool = False, **options: Any) -> tqdm:
     """A tqdm bar in plain text on stderr, silent if ``quiet`` or where $MINCONV_QUIET is set.
 
-    Takes tqdm's options (``desc``, ``total``, ``unit``).
+    In a kernel on stdout, and gone when it is done: notebooks paint stderr like a warning. Takes tqdm's options
+    (``desc``, ``total``, ``unit``).
 
     Plain text, not a widget: widgets saved in a notebook show as errors when it is read elsewhere.
     """
-    return tqdm(
-        iterable, disable=quiet or bool(os.environ.get("MINCONV_QUIET")), dynamic_ncols=True, mininterval=1.0, **options
-    )
+    where = {"file": sys.stdout, "leave": False} if _in_kernel() else {}
+    quiet = quiet or bool(os.environ.get("MINCONV_QUIET"))
+    return tqdm(iterable, disable=quiet, dynamic_ncols=True, mininterval=1.0, **where, **options)
 
 
 @contextmanager
 def announced(what: str, after: float = 1.0) -> Iterator[None]:
-    """Says on stderr, once a process and not where $MINCONV_QUIET is set, what is waited for if it takes long."""
+    """Says, once a process and not where $MINCONV_QUIET is set, what is waited for if it takes long.
+
+    On stderr; in a kernel on stdout, and gone when it is done, as :func:`progress`.
+    """
+    shown = ""
 
     def say() -> None:
+        nonlocal shown
         if what not in _said and not os.environ.get("MINCONV_QUIET"):
             _said.add(what)
-            print(f"minconv: {what}", file=sys.stderr, flush=True)
+            line = f"minconv: {what}"
+            if _in_kernel():
+                print(f"\r{line}", end="", flush=True)  # over a bar that is there, which draws itself again
+                shown = line
+            else:
+                print(line, file=sys.stderr, flush=True)
 
     timer = Timer(after, say)
     timer.daemon = True
@@ -38,6 +49,13 @@ def announced(what: str, after: float = 1.0) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        timer.join()
+        if shown:
+            print(f"\r{' ' * len(shown)}\r", end="", flush=True)
+
+
+def _in_kernel() -> bool:
+    return type(sys.stderr).__module__.startswith("ipykernel")
 
 
 _said: set[str] = set()

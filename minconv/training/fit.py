@@ -11,6 +11,7 @@ epoch is lost. Where the last checkpoint is damaged, the one before it is used, 
 kept under another name. Lightning Fabric appears only here and in ``loop``.
 """
 
+import logging
 import math
 import os
 import time
@@ -199,6 +200,7 @@ def _fabric(device: torch.device, precision: str) -> Fabric:
     precision = "32-true" if precision == "64-true" else precision
     # without torchrun one process, whatever a batch system, of which Fabric would ask more, has set
     plugins = None if "WORLD_SIZE" in os.environ else LightningEnvironment()
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the caller knows the precision that it asked for
     fabric = Fabric(accelerator=device.type, devices=local, num_nodes=nodes, precision=precision, plugins=plugins)
     fabric.launch()
     return fabric

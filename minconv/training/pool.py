@@ -201,11 +201,12 @@ class _Workers:
 
 
 def _begin() -> None:
-    """In a worker: one thread for arithmetic, another that ends the worker if its parent is killed.
+    """In a worker: one thread for arithmetic, another that ends the worker if its parent is killed, and not a word.
 
     Ctrl-C reaches all processes of a terminal; what it means for a worker is for the parent to say.
     """
     torch.set_num_threads(1)
+    os.environ["MINCONV_QUIET"] = "1"  # the parent tells
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

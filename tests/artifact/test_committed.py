@@ -34,6 +34,10 @@ def outputs(notebook: dict) -> list[dict]:
     return [output for cell in code(notebook) for output in cell["outputs"]]
 
 
+def html(output: dict) -> str:
+    return "".join(output.get("data", {}).get("text/html", ""))
+
+
 def test_there_are_notebooks_numbered_from_zero():
     assert [int(path.name[:2]) for path in numbered(NOTEBOOKS)] == list(range(len(numbered(NOTEBOOKS)))) != []
 
@@ -77,3 +81,13 @@ def test_definitions_are_short(notebook):
 def test_the_first_cell_says_once_how_long_it_takes(notebook):
     words = "".join(notebook["cells"][0]["source"])
     assert words.count("*Time: ") == 1 and "How long" not in words
+
+
+def test_code_fits_beside_the_prompts_of_a_page_980_px_wide(notebook):
+    for cell in code(notebook):
+        assert max(map(len, "".join(cell["source"]).splitlines())) <= 98, cell["id"]
+
+
+def test_figures_are_numbered_in_order(notebook):
+    found = re.findall(r"<em>Figure (\d+)\. ", "".join(map(html, outputs(notebook))))
+    assert found == [str(number) for number in range(1, len(found) + 1)]

@@ -274,6 +274,7 @@ def test_tidy_outputs(tmp_path):
         new("stream", name="stdout", text="1 of 2\r2 of 2\nend\r\n"),
         new("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}),
         new("display_data", {"image/png": str(tmp_path), "text/plain": f"<{tmp_path}>"}),
+        new("stream", name="stdout", text="\r50%|#####\r          \r"),  # a bar that is done
     ]
     text, figure = tidy(outputs, [str(tmp_path)])
     assert text.text == "in ./data\n2 of 2\nend\r\n"

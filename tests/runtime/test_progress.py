@@ -1,8 +1,10 @@
 """A word about what takes long."""
 
+import io
+import sys
 import time
 
-from minconv.runtime.progress import announced
+from minconv.runtime.progress import announced, progress
 
 
 def wait(what: str, seconds: float) -> None:
@@ -24,3 +26,24 @@ def test_nothing_is_told_where_it_is_to_be_quiet(capsys, monkeypatch):
     monkeypatch.setenv("MINCONV_QUIET", "1")
     wait("quiet work", 0.5)
     assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_shows_what_is_waited_for_as_long_as_it_is(capsys, monkeypatch):
+    monkeypatch.delenv("MINCONV_QUIET", raising=False)
+    painted = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()  # like a warning
+    monkeypatch.setattr(sys, "stderr", painted)
+    wait("work in a kernel", 0.5)
+    for _ in progress(range(2), desc="bar"):
+        pass
+    told = capsys.readouterr().out
+    assert told.startswith("\rminconv: work in a kernel\r") and "bar: " in told
+    assert told.rsplit("\r", 2)[1].isspace() and told.endswith("\r") and "\n" not in told
+    assert painted.getvalue() == ""
+
+
+def test_a_terminal_has_its_bar_on_stderr(capsys, monkeypatch):
+    monkeypatch.delenv("MINCONV_QUIET", raising=False)
+    for _ in progress(range(2), desc="bar"):
+        pass
+    told = capsys.readouterr()
+    assert "bar: 100%" in told.err and not told.out
