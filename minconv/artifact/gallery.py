@@ -59,7 +59,7 @@ ABOUT = {
     "11_sugar": About("It revives dead channels, where there are any."),
     "12_peers": About("Cells beside a linear state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
     "13_moving_mnist": About("ConvLSTM is ahead.", face="moving_mnist_forecasts.png"),
-    "14_long_sequences": About("Hundreds of frames from a hundred."),
+    "14_long_sequences": About("Twenty frames ahead, no more.", face="long_sequences_timing.png"),
     "15_scale": About("Does the order of the cells depend on it?"),
     "16_answer": About(
         "The paper's claims, one by one.", f"the numbers of 4, {TRAINS.format('3, 6 and 15')}", "errors.png"

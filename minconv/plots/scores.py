@@ -17,6 +17,7 @@ from minconv.runtime.checks import choice, needs
 USEFUL = 0.6  # anomaly correlation above which a forecast counts as useful
 BASELINES = (DAMPED := "damped persistence", "persistence", "climatology", "ridge regression")
 RATIO = "beside damped persistence"
+MANY = 50  # frames ahead, of which most are alike
 LOGARITHMIC = ("mse", "mae")  # of frames: a forecast that goes astray would press the others down
 
 
@@ -57,11 +58,10 @@ def score_curves(
     """Scores by lead time: mean over seeds, a band of one standard deviation.
 
     Args:
-        scores: ``variables`` over (model, seed, lead_time), or over ``lead``, in frames, instead; baselines among the
-            models; each has a panel. That of
-            ``acc``, the anomaly correlation, has a line where forecasts cease to be useful. With ``rmse`` there is a
-            further one, its ratio to that of damped persistence, if that is among the models; it ends above what is no
-            baseline, or at 1.5.
+        scores: ``variables`` over (model, seed, lead_time), or over ``lead``, in frames, instead, on a logarithmic axis
+            where there are many; baselines among the models; each has a panel. That of ``acc``, the anomaly
+            correlation, has a line where forecasts cease to be useful. With ``rmse`` there is a further one, its ratio
+            to that of damped persistence, if that is among the models; it ends above what is no baseline, or at 1.5.
         variables: names of variables.
         title: above everything.
         beside: scores in other figures, whose axes this one is to share.
@@ -81,8 +81,13 @@ def score_curves(
     fig, axes = plt.subplots(1, len(variables), figsize=(PAGE, 2.9), squeeze=False, sharex=True)
     for ax, name in zip(axes[0], variables, strict=True):
         lines_by(ax, leads[name], "model", lead.name, STYLE)
-        ax.set(xlabel=label, ylabel=axis_label(scores[name], name), xlim=(0, None))
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.set(xlabel=label, ylabel=axis_label(scores[name], name))
+        if not dated and lead.size > MANY:
+            log_axes(ax, "x")
+            ax.xaxis.set_major_formatter("{x:g}")
+        else:
+            ax.set_xlim(0, None)
+            ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         low, high = _ends([found[name] for found in (scores, *beside)])
         if name == "acc":
             ax.set_ylim(min(0, low) - 0.03, 1.02)

@@ -299,6 +299,29 @@ def test_moving_mnist():
         assert better(found, key=found.get) == "black"
 
 
+def test_long_sequences():
+    name, times = "notebooks/14_long_sequences.ipynb", data("long_sequences_timing")
+    speed = times.training_speedup.sel(quartile="median")
+    said(f"ConvS5 trains {span(speed.sel(model='convs5'), '.2f')} times as fast as our ConvLSTM", name)
+    said(f"minimal cells {span(speed.sel(model=MINIMAL), '.1f')} times", name)
+    later = speed.sel(model=MINIMAL, T=slice(50, None))
+    assert (later.max("T") - later.min("T")).max() < 0.05
+    slower = 1 / speed.sel(model="simvp")
+    assert (round(float(slower.min())), round(float(slower.max()))) == (3, 5)
+    memory = times.memory.isel(T=-1) / times["T"][-1] / 2**20
+    low, lstm, s5, simvp = (float(memory.sel(model=m)) for m in ("minconvlstm", "convlstm", "convs5", "simvp"))
+    assert f"{float(memory.sel(model=MINIMAL).max()):.1f}" == f"{low:.1f}"
+    said(f"{low:.1f} MiB in minimal cells, {lstm:.1f} in ConvLSTM, {s5:.1f} in ConvS5 and {simvp:.1f} in SimVP", name)
+    compared = ["convlstm", "minconvlstm", "convs5", "simvp"]
+    mse = data("long_sequences_scores").mse.astype(float).isel(seed=0)
+    best = mse.sel(model=compared).idxmin("model").values.tolist()
+    assert best[:8] == ["convlstm"] * 8 and set(best[8:20]) == {"simvp"}
+    above = (mse.sel(model=compared[:2]) > mse.sel(model="black")).argmax("lead") + 1
+    said(f"from the {above[0].item()}th and {above[1].item()}th frame on", name)
+    faded = mse.sel(model=["convs5", "simvp"], lead=slice(200, None)) / mse.sel(model="black")
+    assert abs(faded.mean("lead") - 1).max() < 0.03
+
+
 def test_the_answer():
     rows = [row for row in numbers("answer")["rows"] if row["best"]]
     verdicts = {(row["claim"], row["case"].partition(",")[0], row["setting"]): row["verdict"] for row in rows}

@@ -85,7 +85,7 @@ def test_the_first_cell_says_once_how_long_it_takes(notebook):
 
 def test_code_fits_beside_the_prompts_of_a_page_980_px_wide(notebook):
     for cell in code(notebook):
-        assert max(map(len, "".join(cell["source"]).splitlines())) <= 98, cell["id"]
+        assert max(map(len, "".join(cell["source"]).splitlines())) <= 96, cell["id"]
 
 
 def test_figures_are_numbered_in_order(notebook):

@@ -277,6 +277,11 @@ def test_scores_are_means_with_bands_over_days():
     assert len(alone.axes) == 1 and not alone.axes[0].get_title("left")
 
 
+def test_many_frames_ahead_are_on_a_logarithmic_axis():
+    many = samples.by_lead().isel(lead=[0] * 60).assign_coords(lead=np.arange(1, 61))
+    assert {ax.get_xscale() for ax in plots.score_curves(many, ("mse", "ssim")).axes} == {"log"}
+
+
 def test_scores_by_frames():
     data, fig = samples.by_lead(), figure("scores_by_lead")
     assert {ax.get_xlabel() for ax in fig.axes} == {"lead time (frames)"}
