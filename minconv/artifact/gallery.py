@@ -40,7 +40,7 @@ WORDS = {
 TRAINS = "models of {}, which it trains where they are missing"
 ABOUT = {
     "00_start": About("A forecast in a minute.", "no training"),
-    "01_scan": About("Gates that see only the input turn a loop into one scan."),
+    "01_scan": About("Gates of the input alone turn a loop into one scan."),
     "02_navier_stokes": About("Data solved to six digits."),
     "03_training": About("Five models learn the flow, better without weight decay.", face="training.png"),
     "04_timing": About("One convolution for all frames saves time.", face="timing.png"),
@@ -57,10 +57,10 @@ ABOUT = {
     ),
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
-    "12_peers": About("Cells beside a linear state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
+    "12_peers": About("Cells beside a state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
     "13_moving_mnist": About("ConvLSTM is ahead.", face="moving_mnist_forecasts.png"),
     "14_long_sequences": About("Twenty frames ahead, no more.", face="long_sequences_timing.png"),
-    "15_scale": About("Does the order of the cells depend on it?"),
+    "15_scale": About("At the paper's, MinConvLSTM leads."),
     "16_answer": About(
         "The paper's claims, one by one.", f"the numbers of 4, {TRAINS.format('3, 6 and 15')}", "errors.png"
     ),

@@ -159,7 +159,8 @@ def scaling(errors: Sequence[xr.DataArray]) -> Figure:
     """RMSE by how much a model has learned from, a column for each setting: mean over seeds, band of the extremes.
 
     Args:
-        errors: for each row of panels, over (setting, model, seed) and what is on the horizontal axis.
+        errors: for each row of panels, over (setting, model, seed) and what is on the horizontal axis; NaN where no
+            such model was trained.
     """
     over = "setting", "model", "seed"
     along = [next((str(dim) for dim in values.dims if dim not in over), "size") for values in errors]
@@ -170,7 +171,10 @@ def scaling(errors: Sequence[xr.DataArray]) -> Figure:
     fig, axes = plt.subplots(len(errors), len(settings), figsize=size, squeeze=False, **share)
     for row, values, x in zip(axes, errors, along, strict=True):
         for ax, setting in zip(row, settings, strict=True):
-            lines_by(ax, _hundredfold(values).sel(setting=setting), "model", x, STYLE, extremes=True)
+            for model in values.model.values:
+                trained = _hundredfold(values).sel(setting=setting, model=[model]).dropna(x, how="all")
+                if trained.size:
+                    lines_by(ax, trained, "model", x, STYLE, extremes=True)
             ax.set_xlabel(axis_label(values[x], x))
             log_axes(ax)
             ax.set_xscale("log")
