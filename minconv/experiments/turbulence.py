@@ -112,14 +112,12 @@ def turbulence(
 
 def operators(profile: str | Profile | None = None, device: str = "auto", viscosity: float = 1e-4) -> Experiment:
     """FNO of both sizes as its authors train it: the relative error of all frames to come, each made from its own."""
-    whole = turbulence(profile, device, viscosity, relative_l2)
-    epochs, batch = SIZES[whole.profile.name].rolled
+    flow = turbulence(profile, device, viscosity, relative_l2)
+    epochs, batch = SIZES[flow.profile.name].rolled
     training = replace(AUTHORS, horizon=FRAMES[viscosity] - CONTEXT - 1, epochs=epochs, batch=batch)
-    recipe = whole.settings["recipe"]
+    recipe = flow.settings["recipe"]
     builds = {name: recipe.models[name] for name in ("fno", "fno_usual")}
-    return replace(
-        whole, name=f"{whole.name}_operators", settings={"published": Setting(training, builds, recipe.seeds)}
-    )
+    return replace(flow, name=f"{flow.name}_operators", settings={"published": Setting(training, builds, recipe.seeds)})
 
 
 def viscosities(profile: str | Profile | None = None) -> list[float]:
@@ -271,24 +269,24 @@ def patterns(frames: int = FRAMES[1e-4]) -> dict[str, tuple[bool, ...]]:
 def memory(profile: str | Profile | None = None, device: str = "auto") -> dict[str, Experiment]:
     """By pattern, two classical cells and their minimal ones, trained to forecast every next frame though some are
     hidden."""
-    whole = turbulence(profile, device)
-    size, recipe = SIZES[whole.profile.name], whole.settings["recipe"]
+    flow = turbulence(profile, device)
+    size, recipe = SIZES[flow.profile.name], flow.settings["recipe"]
     training = replace(recipe.training, context=FRAMES[1e-4] - 1, horizon=0, epochs=size.memory)
 
     def experiment(pattern: str, shown: tuple[bool, ...]) -> Experiment:
         builds = {name: partial(_hidden, name, shown, recipe.options) for name in PAIRS}
         settings = {pattern: Setting(training, builds, recipe.seeds, recipe.options)}
-        return replace(whole, name=f"{NAME}_memory", settings=settings, load=partial(_load_hidden, size, shown))
+        return replace(flow, name=f"{NAME}_memory", settings=settings, load=partial(_load_hidden, size, shown))
 
     return {pattern: experiment(pattern, shown) for pattern, shown in patterns().items()}
 
 
-def fed(whole: Experiment, task: Sequences) -> xr.Dataset:
+def fed(flow: Experiment, task: Sequences) -> xr.Dataset:
     """Errors in a memory task of the same cells as they are trained to forecast, on their own predictions where frames
     are hidden."""
-    recipe = whole.settings["recipe"]
+    recipe = flow.settings["recipe"]
     pairs = replace(recipe, models={name: recipe.models[name] for name in PAIRS})
-    return replace(whole, settings={"recipe": pairs}).evaluate("recipe", task)
+    return replace(flow, settings={"recipe": pairs}).evaluate("recipe", task)
 
 
 def _hidden(name: str, shown: tuple[bool, ...], options: Mapping[str, Any], seed: int) -> Hidden:
