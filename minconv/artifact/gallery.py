@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import h5py
 
-from minconv.artifact.times import PROFILES, clock, durations, numbered, read_times
+from minconv.artifact.times import NONE, PROFILES, clock, durations, numbered, read_times
 from minconv.experiments.report import SPACE, markdown_table
 
-NONE = "not measured"
 PER_ROW = 4  # notebooks in the README's list, as wide as a page of GitHub
 
 
@@ -161,7 +160,7 @@ def notebook_gallery(root: Path) -> str:
 def time_and_needs(notebook: Notebook, root: Path) -> str:
     """How long a notebook takes in each profile that was measured, and what it needs."""
     times = ", ".join(f"{profile} {time}" for profile, time in _minutes(notebook, root).items() if time)
-    return f"Time: {times or 'not measured'} · needs {notebook.about.needs or 'nothing'}"
+    return f"Time: {times or NONE} · needs {notebook.about.needs or 'nothing'}"
 
 
 def figure_gallery(root: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = ("smoke", "laptop", "study", "paper")
+NONE = "not measured"
 
 
 def numbered(folder: Path) -> list[Path]:
@@ -20,7 +21,7 @@ def numbered(folder: Path) -> list[Path]:
 def durations(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> dict[str, str]:
     """How long a notebook, or the set-up and all of ``folder``, take, in words by profile.
 
-    "not measured" where one of them was not.
+    :data:`NONE` where one of them was not.
 
     Args:
         notebook: its number or name, such as ``5``, ``"05"`` or ``"05_rollouts"``; None for all.
@@ -38,7 +39,7 @@ def durations(notebook: int | str | None = None, folder: Path = NOTEBOOKS) -> di
         seconds = [times.get("notebooks", {}).get(name) for name in chosen]
         if notebook is None:
             seconds.append(times.get("set_up"))
-        found[profile] = "not measured" if None in seconds else clock(sum(seconds))
+        found[profile] = NONE if None in seconds else clock(sum(seconds))
     return found
 
 

@@ -345,6 +345,11 @@ def test_long_sequences():
     assert best[:8] == ["convlstm"] * 8 and set(best[8:20]) == {"simvp"}
     above = (mse.sel(model=compared[:2]) > mse.sel(model="black")).argmax("lead") + 1
     said(f"from the {above[0].item()}th and {above[1].item()}th frame on", name)
+    beside = mse.sel(model=compared) / mse.sel(model="black")
+    ahead = 100 * (1 - beside.sel(lead=slice(21, None)).min("lead"))
+    recurrent, blocks = ahead.sel(model=compared[:3]).max(), ahead.sel(model="simvp")
+    said(f"after twenty the recurrent models are at most {recurrent:.0f} % ahead of black frames, and SimVP "
+         f"{blocks:.0f} %", name)  # fmt: skip
     faded = mse.sel(model=["convs5", "simvp"], lead=slice(200, None)) / mse.sel(model="black")
     assert abs(faded.mean("lead") - 1).max() < 0.03
 
