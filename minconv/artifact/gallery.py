@@ -60,7 +60,8 @@ ABOUT = {
     "13_moving_mnist": About("ConvLSTM is ahead.", face="moving_mnist_forecasts.png"),
     "14_long_sequences": About("Twenty frames ahead, no more.", face="long_sequences_timing.png"),
     "15_scale": About("At the paper's, MinConvLSTM leads."),
-    "16_answer": About(
+    "16_turbulence": About("A harder flow, and a model from outside."),
+    "17_answer": About(
         "The paper's claims, one by one.", f"the numbers of 4, {TRAINS.format('3, 6 and 15')}", "errors.png"
     ),
 }

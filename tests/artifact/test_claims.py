@@ -293,7 +293,7 @@ def test_the_papers_own_scale():
     assert row["value"] == pytest.approx(-below[0], abs=1e-3)
     said(f"{below[0]:.0f} % below ConvLSTM's error and {below[1]:.0f} % below ConvGRU's", name)
     said(f"{below[0]:.0f} % below that of the best classical cell on these 200 test trajectories", name)
-    said(f"the best minimal cell's error is {below[0]:.0f} % smaller, with one seed", "notebooks/16_answer.ipynb")
+    said(f"the best minimal cell's error is {below[0]:.0f} % smaller, with one seed", "notebooks/17_answer.ipynb")
     steps = scale_errors().by_steps
     ends = steps.sel(setting="published", steps=30_000).min(), steps.sel(setting="recipe", steps=2000).max()
     assert ends[0] > 6 * ends[1]
@@ -365,14 +365,14 @@ def test_the_answer():
     (behind,) = (
         r["value"] for r in rows if (r["claim"], r["case"], r["setting"]) == (closed, many, "recipe, 2 epochs")
     )
-    said(f"the best minimal cell is behind, by {behind:.0f} %", "notebooks/16_answer.ipynb")
+    said(f"the best minimal cell is behind, by {behind:.0f} %", "notebooks/17_answer.ipynb")
     speeds = {row["setting"]: row for row in rows if row["claim"] == "faster training"}
     own, fastest = (f"{speeds[name]['value']:.1f}" for name in ("the paper's own", "the fastest"))
     assert all(row["verdict"] == "holds" for row in speeds.values())
     said(f"Faster training holds: {own} times beside the paper's own ConvLSTM, {fastest} times beside the "
-         "fastest", "notebooks/16_answer.ipynb")  # fmt: skip
+         "fastest", "notebooks/17_answer.ipynb")  # fmt: skip
     weather = [row["value"] for row in rows if row["case"].startswith("weather")]
-    said(f"the best classical cell is ahead in both settings, by {span(weather, '.0f')} %", "notebooks/16_answer.ipynb")
+    said(f"the best classical cell is ahead in both settings, by {span(weather, '.0f')} %", "notebooks/17_answer.ipynb")
 
 
 def test_the_size_of_the_study():
