@@ -23,8 +23,9 @@ from minconv.bench.measure import Call, forward_pass, measure, peak_memory, trai
 from minconv.bench.published import published_models
 from minconv.bench.results import QUARTILES
 from minconv.core.gates import INITIAL_STATE
+from minconv.core.layers import PaddedConv2d
 from minconv.core.scan import GATINGS, gated_scan, usable
-from minconv.models import MODELS, build_model
+from minconv.models import MODELS, PEERS, build_model
 from minconv.runtime.device import pick_device
 from minconv.runtime.memory import keep_memory
 from minconv.runtime.progress import progress
@@ -366,16 +367,20 @@ def _median(seconds: Mapping[Any, np.ndarray], name: str, kind: str) -> float:
 
 
 def _models(step: Step, device: torch.device, method: str = "auto") -> dict[str, nn.Module]:
-    """All models with this method of convolution, MinConvLSTM with the paper's scan (``published``) and in
+    """All recurrent models with this method of convolution, MinConvLSTM with the paper's scan (``published``) and in
     ``bf16-mixed`` precision (``half``), and two of the paper's own code where it is at hand."""
-    kinds = {name: (name, {}) for name in MODELS}
+    recurrent = MODELS | {name: model for name, model in PEERS.items() if model.recurrent}
+    kinds = {name: (name, {}) for name in recurrent}
     kinds |= {"published": ("minconvlstm", {"backend": "logspace"}), "half": ("minconvlstm", {})}
     size = (step.grid, step.grid)
-    channels = {cell: round(step.width * model.channels[0]) for cell, model in MODELS.items()}
+    channels = {cell: round(step.width * model.channels[0]) for cell, model in recurrent.items()}
     models = {
-        name: build_model(cell, 0, hidden=channels[cell], size=size, method=method, **options).to(device)
+        name: build_model(cell, 0, hidden=channels[cell], size=size, **options).to(device)
         for name, (cell, options) in kinds.items()
     }
+    for layer in (layer for model in models.values() for layer in model.modules()):
+        if isinstance(layer, PaddedConv2d):
+            layer.method = method
     published = {name: model.to(device) for name, model in published_models(channels, size).items()}
     return models | {"half": _Half(models["half"])} | published
 

@@ -24,14 +24,12 @@ class Profile:
         name: its folder under results/.
         seeds: of the models.
         benchmark: size of the benchmark, see ``minconv.bench.suite``.
-        timing_lengths: sequence lengths T of the timing notebook.
         timing_repeats: interleaved repeats, whose median counts.
     """
 
     name: str
     seeds: tuple[int, ...]
     benchmark: str
-    timing_lengths: tuple[int, ...]
     timing_repeats: int
 
     @property
@@ -63,10 +61,10 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", (1234, 1235), "smoke", (4, 8, 16), 3),
-        Profile("laptop", (1234,), "quick", (8, 32, 128, 512), 3),
-        Profile("study", (1234, 1235, 1236), "quick", (8, 32, 128, 512), 5),
-        Profile("paper", (1234, 1235, 1236, 1237, 1238), "full", (8, 16, 32, 64, 128, 256, 512, 1024), 11),
+        Profile("smoke", (1234, 1235), "smoke", 3),
+        Profile("laptop", (1234,), "quick", 3),
+        Profile("study", (1234, 1235, 1236), "quick", 5),
+        Profile("paper", (1234, 1235, 1236, 1237, 1238), "full", 11),
     )
 }
 

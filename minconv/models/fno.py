@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minconv.core.layers import check_dtype
-from minconv.models.pretrained import Pretrained
+from minconv.models.windowed import Windowed
 from minconv.runtime.checks import whole
 
 
@@ -76,11 +75,9 @@ class Block(nn.Module):
         return x if self.last else F.gelu(x)
 
 
-class FNO(Pretrained):
-    """Forecasts the frames after those it sees, one after another; on a torus, as its transform is.
-
-    It has no predictions of frames that it has seen: ``model(frames, horizon)`` gives the horizon + 1 new frames alone,
-    each made from the last T, of which more and more are its own; gradients pass.
+class FNO(Windowed):
+    """Forecasts one frame after another, each from the last T, of which more and more are its own; on a torus, as its
+    transform is.
 
     Args:
         channels: C of a frame.
@@ -104,7 +101,6 @@ class FNO(Pretrained):
         modes: int = 24,
         context: int = 10,
     ):
-        super().__init__()
         numbers = {"channels": channels, "hidden": hidden, "layers": layers, "modes": modes, "context": context}
         for name, value in numbers.items():
             whole(name, value, {"hidden": 2, "modes": 2}.get(name, 1))
@@ -112,8 +108,7 @@ class FNO(Pretrained):
             raise ValueError(f"modes must be even; got {modes}")
         if not isinstance(size, (tuple, list)) or len(size) != 2:
             raise ValueError(f"size must be (H, W); got {size!r}")
-        self.size = whole("size[0]", size[0], 2), whole("size[1]", size[1], 2)
-        self.channels, self.context = channels, context
+        super().__init__(channels, context, (whole("size[0]", size[0], 2), whole("size[1]", size[1], 2)), ahead=1)
         self.config = numbers | {"size": self.size}
         rows, columns = (min(modes, side - side % 2) for side in self.size)
         kept = rows, columns // 2 + 1
@@ -121,35 +116,12 @@ class FNO(Pretrained):
         self.blocks = nn.Sequential(*(Block(hidden, kept, layer == layers - 1) for layer in range(layers)))
         self.project = perceptron(hidden, 2 * hidden, channels)
 
-    def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
-        """The frames after those seen.
-
-        Args:
-            frames: [B, T', C, H, W] with T' >= T, of which the last T are seen.
-            horizon: how many to forecast besides the next one.
-
-        Returns:
-            [B, horizon + 1, C, H, W].
-        """
-        self._check(frames)
-        seen, found = frames[:, -self.context :].flatten(1, 2), []  # [B, T C, H, W], channel t C + c
-        for _ in range(whole("horizon", horizon, 0) + 1):
-            found.append(self.following(seen))
-            seen = torch.cat([seen[:, self.channels :], found[-1]], 1)
-        return torch.stack(found, 1)
-
-    def following(self, seen: Tensor) -> Tensor:
-        """T frames as channels, [B, T C, H, W] -> the next one, [B, C, H, W]."""
+    def following(self, frames: Tensor) -> Tensor:
+        """T frames [B, T, C, H, W] -> the next one, [B, 1, C, H, W]."""
+        seen = frames.flatten(1, 2)  # [B, T C, H, W], channel t C + c
         steps = (torch.arange(side, dtype=seen.dtype, device=seen.device) / side for side in self.size)
         grid = torch.stack(torch.meshgrid(*steps, indexing="ij")).expand(len(seen), 2, *self.size)
-        return self.project(self.blocks(self.lift(torch.cat([seen, grid], 1)))).to(seen.dtype)
-
-    def _check(self, frames: Tensor) -> None:
-        check_dtype("frames", frames, self.lift[0].weight)
-        shape = self.channels, *self.size
-        if frames.dim() != 5 or frames.shape[1] < self.context or frames.shape[2:] != shape:
-            expected = ", ".join(map(str, shape))
-            raise ValueError(f"frames must be [B, T >= {self.context}, {expected}]; got {list(frames.shape)}")
+        return self.project(self.blocks(self.lift(torch.cat([seen, grid], 1)))).to(seen.dtype)[:, None]
 
 
 # Published weights

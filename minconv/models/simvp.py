@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minconv.core.layers import check_dtype
-from minconv.models.pretrained import Pretrained
+from minconv.models.windowed import Windowed
 from minconv.runtime.checks import choice, fraction, whole
 
 # the tables' settings; with translator="incepu" they are those of the first paper
@@ -155,13 +154,10 @@ class IncepU(nn.Module):
         return x
 
 
-class SimVP(Pretrained):
-    """Forecasts the frames after those it sees, several at once; as published for Moving MNIST by default.
+class SimVP(Windowed):
+    """Forecasts several frames at once; as published for Moving MNIST by default.
 
-    It has no predictions of frames that it has seen: ``model(frames, horizon)`` gives the horizon + 1 new frames alone,
-    which are the last ones that a recurrent model gives. ``fit`` has them in the loss; ``predict``, ``rollout`` and
-    ``forecast`` take them as they do those of others. Beyond ``ahead`` frames it is applied again, with its own output
-    among what it sees, where errors grow; gradients pass.
+    Beyond ``ahead`` frames it is applied again, with its own output among what it sees, where errors grow.
 
     Args:
         channels: C of a frame.
@@ -201,7 +197,6 @@ class SimVP(Pretrained):
         ahead: int | None = None,
         padding: str = "zeros",
     ):
-        super().__init__()
         numbers = {"channels": channels, "context": context, "hid_s": hid_s, "hid_t": hid_t, "n_s": n_s, "n_t": n_t}
         numbers |= {"mlp_ratio": mlp_ratio, "k_enc": k_enc, "k_dec": k_dec}
         least = {"hid_s": 2, "hid_t": 2, "n_s": 2, "n_t": 2}
@@ -214,10 +209,9 @@ class SimVP(Pretrained):
         factor = 2 ** (n_s // 2)
         if not isinstance(size, (tuple, list)) or len(size) != 2 or any(whole("size", x, 1) % factor for x in size):
             raise ValueError(f"size must be (H, W), multiples of {factor} with n_s = {n_s}; got {size}")
-        self.ahead = context if ahead is None else whole("ahead", ahead, 1)
-        if self.ahead > context:
+        if ahead is not None and whole("ahead", ahead, 1) > context:
             raise ValueError(f"ahead must be at most context, {context}; got {ahead}")
-        self.channels, self.context, self.size = channels, context, tuple(size)
+        super().__init__(channels, context, size, ahead or context)
         self.config = numbers | {"size": self.size, "translator": translator, "drop_path": drop_path, "ahead": ahead}
         self.config["padding"] = choice("padding", padding, ("zeros", "circular"))
         modes = ["plain", "down"] * (n_s // 2)
@@ -236,22 +230,6 @@ class SimVP(Pretrained):
             if isinstance(module, Conv):
                 module.torus = padding == "circular"
 
-    def forward(self, frames: Tensor, horizon: int = 0) -> Tensor:
-        """The frames after those seen.
-
-        Args:
-            frames: [B, T', C, H, W] with T' >= T, of which the last T are seen.
-            horizon: how many to forecast besides the next one.
-
-        Returns:
-            [B, horizon + 1, C, H, W].
-        """
-        self._check(frames)
-        steps, found = whole("horizon", horizon, 0) + 1, frames
-        for _ in range(0, steps, self.ahead):
-            found = torch.cat([found, self.following(found[:, -self.context :])[:, : self.ahead]], 1)
-        return found[:, frames.shape[1] :][:, :steps]
-
     def following(self, frames: Tensor) -> Tensor:
         """T frames [B, T, C, H, W] -> the next T."""
         x = skip = self.encoder[0](frames.flatten(0, 1))
@@ -262,13 +240,6 @@ class SimVP(Pretrained):
         for layer in self.decoder[:-1]:
             x = layer(x)
         return self.readout(self.decoder[-1](x + skip)).to(frames.dtype).unflatten(0, frames.shape[:2])
-
-    def _check(self, frames: Tensor) -> None:
-        check_dtype("frames", frames, self.readout.weight)
-        shape = self.channels, *self.size
-        if frames.dim() != 5 or frames.shape[1] < self.context or frames.shape[2:] != shape:
-            expected = ", ".join(map(str, shape))
-            raise ValueError(f"frames must be [B, T >= {self.context}, {expected}]; got {list(frames.shape)}")
 
 
 # Published weights

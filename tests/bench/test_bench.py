@@ -407,9 +407,9 @@ def test_accuracy_rows(result):
 @pytest.mark.slow
 def test_training_rows(result):
     rows = result["training"]
-    assert len(rows) == len(TINY.steps) * (len(MODELS) + 2)
-    assert [row["model"] for row in results.experiment(result)] == [*MODELS, "published", "half"]
-    assert [row["T"] for row in results.teacher_forced(result)] == [2] * 7
+    assert len(rows) == len(TINY.steps) * (len(MODELS) + 3)
+    assert [row["model"] for row in results.experiment(result)] == [*MODELS, "convs5", "published", "half"]
+    assert [row["T"] for row in results.teacher_forced(result)] == [2] * 8
     sizes = {row["model"]: row["parameters"] for row in rows}
     assert (sizes["convlstm"], sizes["minconvlstm"], sizes["published"]) == (182_524, 175_449, 175_449)
     for row in rows:
