@@ -95,17 +95,23 @@ class Experiment:
     def task(self) -> Task:
         return self.load(pick_device(self.device))
 
-    def only(self, setting: str, model: str, seed: int) -> "Experiment":
-        """The same with one setting, model and seed of it, kept where the whole keeps it: one number, found again.
+    def only(self, setting: str, *models: str, seed: int | None = None) -> "Experiment":
+        """The same with one setting, and of it these models and this seed, kept where the whole keeps them.
+
+        Args:
+            setting: one of its settings.
+            models: by default all.
+            seed: None is all.
 
         Raises:
-            ValueError: the experiment has no such setting, or that no such model or seed.
+            ValueError: there is no such setting, or in it no such model or seed.
         """
         found = self.settings[choice("setting", setting, self.settings)]
-        build = found.models[choice("model", model, found.models)]
-        if seed not in found.seeds:
+        if seed is not None and seed not in found.seeds:
             raise ValueError(f"seed must be one of {', '.join(map(str, found.seeds))}; got {seed!r}")
-        return replace(self, settings={setting: replace(found, models={model: build}, seeds=(seed,))})
+        builds = {name: found.models[choice("model", name, found.models)] for name in models or found.models}
+        seeds = found.seeds if seed is None else (seed,)
+        return replace(self, settings={setting: replace(found, models=builds, seeds=seeds)})
 
     def folder(self, setting: str) -> Path:
         whole = self.profile.folder / "runs" / self.name if isinstance(self.profile, Profile) else self.profile

@@ -84,10 +84,7 @@ class Globe(Series):
 
 def stand_in(profile: str | Profile | None = None, device: str = "auto") -> Experiment:
     """Two cells of ``geopotential`` with its recipe, in its folder."""
-    whole = geopotential(profile, device=device)
-    recipe = whole.settings["recipe"]
-    pair = replace(recipe, models={name: recipe.models[name] for name in PAIR})
-    return replace(whole, settings={"recipe": pair})
+    return geopotential(profile, device=device).only("recipe", *PAIR)
 
 
 def globe(profile: str | Profile | None = None, device: str = "auto") -> Experiment:

@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 
-from minconv.core.cells import CELLS
 from minconv.data import navier_stokes as solver
 from minconv.experiments import navier_stokes as flow
 from minconv.experiments.experiment import Experiment
@@ -23,7 +22,7 @@ class Size:
         trajectories: to train on for the first of ``steps``, in rising order.
         steps: of a training; the further ones with most trajectories alone.
         largest: the profile whose flow is the largest here.
-        settings, models: in which that is trained, and which.
+        settings: in which that is trained.
         seeds: how many of the profile's.
     """
 
@@ -31,14 +30,13 @@ class Size:
     steps: tuple[int, ...]
     largest: str
     settings: tuple[str, ...] = SETTINGS
-    models: tuple[str, ...] = tuple(CELLS)
     seeds: int | None = None
 
 
 SIZES = {
     "smoke": Size((2, 4), (4, 8), "smoke", seeds=1),
     "laptop": Size((10, 100), (200, 400), "laptop"),
-    "study": Size((10, 100, 1000), (1000, 2000), "paper", ("published",), ("convgru", "convlstm", "minconvlstm"), 1),
+    "study": Size((10, 100, 1000), (1000, 2000), "paper", ("published",), 1),
     "paper": Size((10, 100, 1000), (1000, 6000), "paper"),
 }
 
@@ -74,11 +72,7 @@ def largest(profile: str | Profile | None = None, device: str = "auto") -> Exper
     profile = get_profile(profile)
     size = SIZES[profile.name]
     whole = flow.navier_stokes(size.largest, device)
-    settings = {}
-    for name in size.settings:
-        found = whole.settings[name]
-        models = {model: build for model, build in found.models.items() if model in size.models}
-        settings[name] = replace(found, models=models, seeds=profile.seeds[: size.seeds])
+    settings = {name: replace(whole.settings[name], seeds=profile.seeds[: size.seeds]) for name in size.settings}
     name = whole.name if size.largest == profile.name else f"{whole.name}_{size.largest}"
     return replace(whole, name=name, profile=profile, settings=settings)
 

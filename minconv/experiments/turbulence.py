@@ -284,9 +284,7 @@ def memory(profile: str | Profile | None = None, device: str = "auto") -> dict[s
 def fed(flow: Experiment, task: Sequences) -> xr.Dataset:
     """Errors in a memory task of the same cells as they are trained to forecast, on their own predictions where frames
     are hidden."""
-    recipe = flow.settings["recipe"]
-    pairs = replace(recipe, models={name: recipe.models[name] for name in PAIRS})
-    return replace(flow, settings={"recipe": pairs}).evaluate("recipe", task)
+    return flow.only("recipe", *PAIRS).evaluate(task=task)
 
 
 def _hidden(name: str, shown: tuple[bool, ...], options: Mapping[str, Any], seed: int) -> Hidden:

@@ -19,6 +19,7 @@ from torch import nn
 from minconv.bench import __main__ as command
 from minconv.bench import floors, results, suite
 from minconv.bench import measure as bench
+from minconv.core.layers import PaddedConv2d
 from minconv.core.scan import GATINGS, usable
 from minconv.models import MODELS, build_model
 
@@ -427,6 +428,9 @@ def test_models_of_a_step():
     assert models["minconvlstm"].size == (8, 8) and models["minconvlstm"].encoder.weight.shape[0] == 20
     assert [cell.backend for cell in models["published"].cells] == ["logspace"] * 4
     torch.testing.assert_close(models["published"].state_dict(), models["minconvlstm"].state_dict())
+    plain = suite._models(suite.Step(2, grid=8), torch.device("cpu"), method="direct")
+    layers = [layer for model in plain.values() for layer in model.modules() if isinstance(layer, PaddedConv2d)]
+    assert len(layers) > 30 and {layer.method for layer in layers} == {"direct"}
 
 
 @pytest.mark.parametrize("layout", suite.LAYOUTS)

@@ -101,10 +101,12 @@ def test_one_setting_model_and_seed_alone(experiment):
     )
     found = one.evaluate()
     assert found.model.values.tolist() == ["persistence", "one cell"] and found.seed.values.tolist() == [2]
-    for wrong, message in {
+    (whole,) = experiment.only("short").settings.values()
+    assert whole == experiment.settings["short"]
+    for (setting, model, seed), message in {
         ("long", "one cell", 2): "setting must be one of short; got 'long'",
         ("short", "two cells", 2): "model must be one of convolution, one cell; got 'two cells'",
         ("short", "one cell", 3): "seed must be one of 1, 2; got 3",
     }.items():
         with pytest.raises(ValueError, match=message):
-            experiment.only(*wrong)
+            experiment.only(setting, model, seed=seed)
