@@ -8,7 +8,7 @@ from typing import Any
 from minconv.bench.results import experiment, scans, select, teacher_forced
 from minconv.experiments import claims
 from minconv.experiments.report import best, markdown_table, plus_minus, table
-from minconv.models import MODELS
+from minconv.models import MODELS, PEERS
 
 Numbers = Mapping[str, Any]
 CLASSICAL, MINIMAL = ([name for name, model in MODELS.items() if model.minimal is kind] for kind in (False, True))
@@ -91,7 +91,7 @@ def speed(benchmark: Numbers) -> str:
     try:
         forced, loop = teacher_forced(benchmark), experiment(benchmark)
         lengths = sorted({row["T"] for row in forced})
-        labels = {name: model.label for name, model in MODELS.items()} | STEPS
+        labels = {name: model.label for name, model in (MODELS | PEERS).items()} | STEPS
         found = {(row["model"], row["T"]): row["training_speedup"]["median"] for row in forced}
         found |= {(row["model"], "loop"): row["training_speedup"]["median"] for row in loop}
         names = [row["model"] for row in loop if row["model"] != "convlstm"]

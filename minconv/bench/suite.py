@@ -122,7 +122,7 @@ SIZES = {
             seeds=3,
             starts=3,
             seconds=6,
-            repeats=(3, 25),
+            repeats=(5, 25),
         ),
         Sizes(
             name="full",

@@ -532,15 +532,18 @@ def test_the_time_of_notebook_4():
     ours = {about: rows["minconvlstm"]["training_speedup"] for about, rows in settings.items()}
     paper = {about: rows["convlstm_published"]["training"] for about, rows in settings.items()}
     gains = {about: paper[about] / rows["minconvlstm"]["training"] for about, rows in settings.items()}
-    assert round(gains[512, 0, 1, 16]) == 7
+    assert round(gains[512, 0, 1, 16]) == 6
     said(f"trains {min(gains.values()):.1f} to {max(gains.values()):.1f} times as fast as the paper's own", name)
     said(f"little of that is left: {min(ours.values()):.1f} to {max(ours.values()):.1f} times.**", name)
     said(f"is {min(gains.values()):.1f} to {max(gains.values()):.0f} times as fast, beside ours", name)
     said(f"beside ours {min(ours.values()):.2f} to {max(ours.values()):.1f} times", name)
     assert all(rows["published"]["training_speedup"] < 1 for rows in settings.values())
     assert all(paper[about] < rows["minconvlstm_published"]["training"] for about, rows in settings.items())
-    log = {about: paper[about] / rows["published"]["training"] for about, rows in settings.items()}
-    assert max(log, key=log.get) == (20, 0, 1, 16) and max(log.values()) < 1.03
+    assert all(paper[about] < rows["published"]["training"] for about, rows in settings.items())
+    state_space = {about: rows["convs5"]["training_speedup"] for about, rows in settings.items()}
+    forced, closed = ([speed for about, speed in state_space.items() if bool(about[1]) == loop] for loop in (0, 1))
+    said(f"ConvS5, whose gates are constant, trains {span(forced, '.2f')} times as fast as ConvLSTM", name)
+    said(f"and {span(closed, '.2f')} times with a closed loop", name)
 
     def over(closed: bool) -> str:
         found = [rows[cell]["over_convolutions"] for about, rows in settings.items() for cell in MODELS
