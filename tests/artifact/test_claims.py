@@ -280,23 +280,26 @@ def test_the_papers_own_scale():
     small, paper = found["rmse x 100"].values()
     assert (paper["trajectories"], paper["epochs"], found["test trajectories"]) == (1000, 30, 200)
     closed = {model: (np.mean(small["closed_loop"][model]), *values) for model, values in paper["closed_loop"].items()}
-    gru, lstm, minimal = (f"from {a:.2f} to {b:.2f}" for a, b in closed.values())
-    said(f"ConvGRU's closed-loop error falls {gru}, ConvLSTM's {lstm}, MinConvLSTM's {minimal}", name)
-    for part in ("teacher_forced", "closed_loop"):
-        assert min(paper[part], key=lambda model: paper[part][model][0]) == "minconvlstm"
-    below = [100 * (1 - closed["minconvlstm"][1] / closed[model][1]) for model in ("convlstm", "convgru")]
+    falls = {MODELS[model].label: f"from {before:.2f} to {after:.2f}" for model, (before, after) in closed.items()}
+    classical, *minimal = (f"{label}'s {falls[label]}" for label in list(falls)[1:])
+    said(f"ConvGRU's closed-loop error falls {falls['ConvGRU']}, {classical}, and those of the minimal cells fall "
+         f"further: {', '.join(minimal)}", name)  # fmt: skip
+    for part, first in (("teacher_forced", "minconvgru"), ("closed_loop", "minconvexplstm")):
+        order = sorted(paper[part], key=lambda model: paper[part][model][0])
+        assert order[0] == first and set(order[:3]) == set(MINIMAL)
+    below = [100 * (1 - closed["minconvexplstm"][1] / closed[model][1]) for model in ("convlstm", "convgru")]
     best = found["findings"]["published, 1000 x 30000"][-1]
     said(f"{-best['value']:.0f} % ({-best['high']:.0f} to {-best['low']:.0f} %) on the 32 of the first table", name)
     rows = [row for row in numbers("answer")["rows"] if row["case"] == "flow, 1,000 trajectories" and row["best"]]
     (row,) = (row for row in rows if row["setting"] == "published" and row["claim"].endswith("closed loop"))
     assert row["verdict"] == "holds"
     assert row["value"] == pytest.approx(-below[0], abs=1e-3)
-    said(f"{below[0]:.0f} % below ConvLSTM's error and {below[1]:.0f} % below ConvGRU's", name)
+    said(f"error is {below[0]:.0f} % below ConvLSTM's and {below[1]:.0f} % below ConvGRU's", name)
     said(f"{below[0]:.0f} % below that of the best classical cell on these 200 test trajectories", name)
     said(f"the best minimal cell's error is {below[0]:.0f} % smaller, with one seed", "notebooks/17_answer.ipynb")
     steps = scale_errors().by_steps
     ends = steps.sel(setting="published", steps=30_000).min(), steps.sel(setting="recipe", steps=2000).max()
-    assert ends[0] > 6 * ends[1]
+    assert 5 * ends[1] < ends[0] < 6 * ends[1]
 
 
 def test_moving_mnist():
