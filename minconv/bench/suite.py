@@ -189,7 +189,7 @@ def run(sizes: Sizes, device: str | torch.device = "auto") -> dict[str, Any]:
         for name, measurements in parts.items():
             result[name] = []
             for measurement in measurements:
-                bar.set_postfix_str(name)
+                bar.set_postfix_str(name, refresh=False)
                 result[name] += measurement()
                 bar.update()
     return result | {"seconds": round(time.perf_counter() - begun, 1)}

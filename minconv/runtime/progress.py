@@ -9,18 +9,23 @@ from typing import Any
 
 from tqdm import tqdm
 
+LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt} {unit}s, {elapsed}<{remaining}, {rate_fmt}{postfix}\n"
+MINUTE = 60.0  # seconds
 
 def progress(iterable: Any = None, quiet: bool = False, **options: Any) -> tqdm:
     """A tqdm bar in plain text on stderr, silent if ``quiet`` or where $MINCONV_QUIET is set.
 
-    In a kernel on stdout, and gone when it is done: notebooks paint stderr like a warning. Takes tqdm's options
-    (``desc``, ``total``, ``unit``).
+    In a kernel on stdout, and gone when it is done: notebooks paint stderr like a warning. Where there is no terminal,
+    as in a log, a line a minute. Takes tqdm's options (``desc``, ``total``, ``unit``).
 
     Plain text, not a widget: widgets saved in a notebook show as errors when it is read elsewhere.
     """
-    where = {"file": sys.stdout, "leave": False} if _in_kernel() else {}
-    quiet = quiet or bool(os.environ.get("MINCONV_QUIET"))
-    return tqdm(iterable, disable=quiet, dynamic_ncols=True, mininterval=1.0, **where, **options)
+    where: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 1.0}
+    if _in_kernel():
+        where |= {"file": sys.stdout, "leave": False}
+    elif not sys.stderr.isatty():
+        where |= {"bar_format": LINE, "mininterval": MINUTE, "maxinterval": MINUTE}
+    return tqdm(iterable, disable=quiet or bool(os.environ.get("MINCONV_QUIET")), **where, **options)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def train_epochs(
         if rank == 0:
             save_epoch(folder, state, finished=state.epoch == settings.epochs)
         fabric.barrier()
-        bar.set_postfix_str(f"validation loss {state.log[-1]['validation_loss']:.2e}")
+        bar.set_postfix_str(f"validation loss {state.log[-1]['validation_loss']:.2e}", refresh=False)
         is_late = extras.after_epoch(state.log[-len(state.seeds) :])
         if ending():
             raise KeyboardInterrupt

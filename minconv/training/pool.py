@@ -123,9 +123,10 @@ def _fit_together(
                         continue
                     if error:
                         raise error
-                bar.update(sum(_steps(run, train) for run in runs) - bar.n)
                 logs = [(run.name, log) for run in waiting.values() if (log := latest(run.folder)[1]["log"])]
-                bar.set_postfix_str(", ".join(f"{name} {log[-1]['validation_loss']:.1e}" for name, log in logs))
+                losses = ", ".join(f"{name} {log[-1]['validation_loss']:.1e}" for name, log in logs)
+                bar.set_postfix_str(losses, refresh=False)
+                bar.update(sum(_steps(run, train) for run in runs) - bar.n)
         finally:
             for future in waiting:
                 future.cancel()

@@ -1,6 +1,7 @@
 """A word about what takes long."""
 
 import io
+import re
 import sys
 import time
 
@@ -41,9 +42,24 @@ def test_a_notebook_shows_what_is_waited_for_as_long_as_it_is(capsys, monkeypatc
     assert painted.getvalue() == ""
 
 
+def show(seconds: float = 0) -> None:
+    for _ in progress(range(3), desc="bar", unit="step"):
+        time.sleep(seconds)
+
+
 def test_a_terminal_has_its_bar_on_stderr(capsys, monkeypatch):
     monkeypatch.delenv("MINCONV_QUIET", raising=False)
-    for _ in progress(range(2), desc="bar"):
-        pass
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show()
     told = capsys.readouterr()
-    assert "bar: 100%" in told.err and not told.out
+    assert "bar: 100%|" in told.err and told.err.count("\n") == 1 and not told.out
+
+
+def test_a_log_has_a_line_a_minute(capsys, monkeypatch):
+    monkeypatch.delenv("MINCONV_QUIET", raising=False)
+    show(0.2)
+    monkeypatch.setattr("minconv.runtime.progress.MINUTE", 0.3)
+    show(0.2)
+    first, second = (found.split() for found in re.split("bar: 0%", capsys.readouterr().err)[1:])
+    assert first.count("bar:") == 1 and "100%," in first  # begun and done
+    assert second.count("bar:") == 2 and second[second.index("100%,") + 1 :][:4] == ["3", "of", "3", "steps,"]
