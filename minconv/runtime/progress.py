@@ -12,6 +12,7 @@ from tqdm import tqdm
 LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt} {unit}s, {elapsed}<{remaining}, {rate_fmt}{postfix}\n"
 MINUTE = 60.0  # seconds
 
+
 def progress(iterable: Any = None, quiet: bool = False, **options: Any) -> tqdm:
     """A tqdm bar in plain text on stderr, silent if ``quiet`` or where $MINCONV_QUIET is set.
 
