@@ -357,6 +357,55 @@ def test_long_sequences():
     assert abs(faded.mean("lead") - 1).max() < 0.03
 
 
+def test_turbulence():
+    name, found = "notebooks/16_turbulence.ipynb", numbers("turbulence_results")
+    flow = found["0.0001"]
+    l2 = {model: np.mean(values["relative_l2"]) for model, values in flow.items()}
+    beside = {model: values["rmse_beside_convlstm"] for model, values in flow.items()}
+    level = ["convlstm", *MINIMAL]
+    assert all(beside[model]["low"] < 0 < beside[model]["high"] for model in MINIMAL)
+    assert sorted(l2, key=l2.get)[:4] == sorted(level, key=l2.get)
+    said(f"forecast twenty frames from ten with a relative error of {span([l2[m] for m in level], '.0f')} %", name)
+    best = min((model for model in l2 if model.startswith("fno")), key=l2.get)
+    assert best == "fno"
+    said(f"The Fourier neural operator has {l2[best]:.0f} %, ConvS5 {l2['convs5']:.0f} %, ConvGRU "
+         f"{l2['convgru']:.0f} %, SimVP {l2['simvp']:.0f} %", name)  # fmt: skip
+    first = {model: np.mean(values["first_frame"]) for model, values in flow.items()}
+    assert min(first, key=first.get) == "convlstm"
+    said(f"ConvLSTM errs least in the first frame, {first['convlstm']:.1f} %, where minimal cells have "
+         f"{span([first[m] for m in MINIMAL], '.1f')} %", name)  # fmt: skip
+    told = ("{difference:.0f} % ({low:.0f} to {high:.0f} %)".format(**beside[model]) for model in ("convgru", "fno"))
+    behind, operator = told
+    said(f"ConvGRU's RMSE is {behind} above ConvLSTM's", name)
+    said(f"its RMSE is {operator} above ConvLSTM's", name)
+    spectra = {model: np.mean(values["spectrum_error"]) for model, values in flow.items()}
+    assert min(spectra, key=spectra.get).startswith("fno")
+    assert 2.7 < first["fno"] / first["convlstm"] < 3
+    minutes = found["minutes"]
+    assert 2.4 < minutes["recipe, convs5"] / minutes["recipe, convlstm"] < 2.6
+    said(f"{l2['fno_published']:.0f} % at its authors' size after {minutes['published, fno_usual']:.0f} minutes", name)
+
+
+def test_hidden_frames():
+    name, memory = "notebooks/16_turbulence.ipynb", numbers("turbulence_results")["memory"]
+    trained, own = memory["trained for it"], memory["on its own predictions"]
+
+    def both(part: str) -> list[str]:
+        pairs = ("minconvgru", "minconvlstm"), ("convgru", "convlstm")
+        return [" and ".join(f"{trained[part][cell]:.1f}" for cell in pair) + " %" for pair in pairs]
+
+    said("MinConvGRU and MinConvLSTM err by {} within it, ConvGRU and ConvLSTM by {}".format(*both("within")), name)
+    said("for its last frame by {} against {}".format(*both("its last")), name)
+    said("After it they are ahead, with {} against {}".format(*both("after")), name)
+    for part in ("shown, every second", "hidden, every second"):
+        for pair in ("gru", "lstm"):
+            assert abs(trained[part][f"minconv{pair}"] - trained[part][f"conv{pair}"]) < 1
+    cells = ("convgru", "convlstm", "minconvgru", "minconvlstm")
+    within = own["within"]
+    said(f"err by {span([within[cell] for cell in cells], '.0f')} % within the blackout, MinConvLSTM by "
+         f"{within['minconvlstm']:.1f} % and ConvLSTM by {within['convlstm']:.1f} %", name)  # fmt: skip
+
+
 def test_the_answer():
     rows = [row for row in numbers("answer")["rows"] if row["best"]]
     verdicts = {(row["claim"], row["case"], row["setting"]): row["verdict"] for row in rows}
