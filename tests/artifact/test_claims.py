@@ -333,6 +333,7 @@ def test_long_sequences():
     name, times = "notebooks/14_long_sequences.ipynb", data("long_sequences_timing")
     speed = times.training_speedup.sel(quartile="median")
     said(f"ConvS5 trains {span(speed.sel(model='convs5'), '.2f')} times as fast as our ConvLSTM", name)
+    said(f"it trains {span(speed.sel(model='convs5'), '.2f')} times as fast ([", "notebooks/04_timing.ipynb")
     said(f"minimal cells {span(speed.sel(model=MINIMAL), '.1f')} times", name)
     later = speed.sel(model=MINIMAL, T=slice(50, None))
     assert (later.max("T") - later.min("T")).max() < 0.05
