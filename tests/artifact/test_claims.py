@@ -367,6 +367,7 @@ def test_turbulence():
     assert all(beside[model]["low"] < 0 < beside[model]["high"] for model in MINIMAL)
     assert sorted(l2, key=l2.get)[:4] == sorted(level, key=l2.get)
     said(f"forecast twenty frames from ten with a relative error of {span([l2[m] for m in level], '.0f')} %", name)
+    assert sorted(l2, key=l2.get)[-2:] == ["simvp", "persistence"]
     best = min((model for model in l2 if model.startswith("fno")), key=l2.get)
     assert best == "fno"
     said(f"The Fourier neural operator has {l2[best]:.0f} %, ConvS5 {l2['convs5']:.0f} %, ConvGRU "
