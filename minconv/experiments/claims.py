@@ -72,9 +72,10 @@ class Finding:
 
     @property
     def number(self) -> str:
+        """With its interval; not broken over two lines."""
         sign, digits = ("+", 0) if self.unit == "%" else ("", 2)
         value, low, high = (f"{number:{sign}.{digits}f}" for number in (self.value, self.low, self.high))
-        return f"{value}{SPACE}{self.unit}" + (f" [{low}, {high}]" if low != high else "")
+        return SPACE.join([value, self.unit] + [f"[{low},{SPACE}{high}]"] * (low != high))
 
 
 def error_findings(
@@ -163,7 +164,7 @@ def short_table(found: Sequence[Finding], link: str, untested: Sequence[str]) ->
 
     def words(one: Finding) -> str:
         _, comma, shorter = one.setting.partition(", ")  # for fewer epochs
-        number = one.number.replace(" ", SPACE) + ONE_SEED * (one.seeds == 1)  # not broken over two lines
+        number = one.number + ONE_SEED * (one.seeds == 1)
         return f"[{one.verdict}]({link}{one.evidence}.ipynb): {number}{comma}{shorter}"
 
     def cell(claim: str, case: str, settings: Sequence[str]) -> str:

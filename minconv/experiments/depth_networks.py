@@ -160,6 +160,9 @@ class Networks:
     @cached_property
     def searched(self) -> xr.Dataset:
         """What the trained networks find, by ``search``, over (network, bottom, smoothing)."""
+        return self.waves.profile.kept(f"{NAME}/searched", self._searched, size=str(self.size))
+
+    def _searched(self) -> xr.Dataset:
         asked, rows = {bottom: self.observed(bottom) for bottom in OTHER}, []
         for _, _, model in self.experiment.trained():
             scheme = Rollout(model.cpu()), self.waves.dx, EVERY * self.waves.dt, None

@@ -192,7 +192,9 @@ class Digits:
             return {"misread": misread(self.trained(activation, optimizer, rate, CHOOSING), *self.data["validation"])}
 
         return {
-            optimizer: _table(partial(error, optimizer), activation=self.size.activations, rate=rates).misread
+            optimizer: self._kept(
+                f"rates_{optimizer}", partial(error, optimizer), activation=self.size.activations, rate=rates
+            ).misread
             for optimizer, rates in self.size.rates.items()
         }
 
@@ -206,7 +208,8 @@ class Digits:
             model = self.trained(activation, optimizer, rate, seed)
             return {"misread": misread(model, *self.data["test"]), "dead": dead(model, self.data["validation"][0])}
 
-        return _table(scores, optimizer=self.size.rates, activation=self.size.activations, seed=self.size.seeds)
+        over = {"optimizer": self.size.rates, "activation": self.size.activations, "seed": self.size.seeds}
+        return self._kept("at_best", scores, **over)
 
     @cached_property
     def revival(self) -> xr.Dataset:
@@ -217,8 +220,11 @@ class Digits:
             rows = [(misread(model, *self.data["test"]), dead(model, self.data["validation"][0])) for model in models]
             return dict(zip(("misread", "dead"), map(list, zip(*rows, strict=True)), strict=True))
 
-        found = _table(course, activation=self.size.activations, seed=self.size.seeds[:3])
+        found = self._kept("revival", course, activation=self.size.activations, seed=self.size.seeds[:3])
         return found.assign_coords(epoch=range(self.size.epochs + 1))
+
+    def _kept(self, name: str, scores: Callable[..., Mapping[str, Any]], **over: Iterable[Any]) -> xr.Dataset:
+        return self.profile.kept(f"digits/{name}", partial(_table, scores, **over), size=str(self.size))
 
 
 def _table(scores: Callable[..., Mapping[str, Any]], **over: Iterable[Any]) -> xr.Dataset:

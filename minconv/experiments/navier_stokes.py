@@ -75,7 +75,7 @@ def navier_stokes(profile: str | Profile | None = None, device: str = "auto") ->
         "recipe": setting(replace(RECIPE, **less), seeds, **SHAPE),
     }
     if profile.name == "paper":
-        settings["published, short"] = setting(replace(PUBLISHED, context=5, horizon=10), seeds)
+        settings["published, 15 frames"] = setting(replace(PUBLISHED, context=5, horizon=10), seeds)
     return Experiment(NAME, profile, settings, partial(_load, profile), device)
 
 

@@ -6,11 +6,15 @@ arXiv 2508.03614 and asks for a GPU.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import xarray as xr
 
+from minconv.data import store
 from minconv.runtime.checks import choice
 
 PUBLISHED_BY = "study"  # the profile of the committed outputs and figures, which texts describe
@@ -40,6 +44,17 @@ class Profile:
     @property
     def figures(self) -> Path:
         return self.folder / "figures"
+
+    def kept(self, name: str, make: Callable[[], xr.Dataset], **about: Any) -> xr.Dataset:
+        """What takes long and is no training: what ``make`` finds, once and for all in ``folder``/runs/``name``.nc.
+
+        Args:
+            about: what it was made with. ValueError where the file that is there was made with something else.
+        """
+        path = self.folder / "runs" / f"{name}.nc"
+        store.cached(path, about, lambda: store.write(path, make(), about))
+        with store.opened(path) as found:
+            return found.load().drop_attrs(deep=False)
 
     @property
     def learned(self) -> bool:

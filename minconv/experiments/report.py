@@ -113,13 +113,14 @@ def lead_tables(content: Mapping[str, Any], units: str) -> str:
 
 
 def columns_table(
-    head: str, columns: Mapping[str, xr.DataArray], form: str = ".2f", words: int = 1, notes: Sequence[str] = ()
+    head: str, columns: Mapping[Any, xr.DataArray], form: str = ".2f", words: int = 1, notes: Sequence[str] = ()
 ) -> str:
     """Markdown table of columns by their headers: over a common dimension, whose values name the rows, or that and
     seed, of which mean ± sample standard deviation are told. What is no number stands as it is.
 
     Args:
         head: above the names of rows.
+        columns: a dataset is one, too, such as ``array.to_dataset(dim)``.
         form: of a number, such as ``.1e``.
         words: how many columns, that of the names included, hold words.
         notes: below the table.
@@ -139,7 +140,8 @@ def columns_table(
         ]
         for name in names
     ]
-    return markdown_table([head, *columns], rows, words, notes)
+    headers = [f"{name:g}" if isinstance(name, float) else str(name) for name in columns]
+    return markdown_table([head, *headers], rows, words, notes)
 
 
 def losses(logs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> xr.Dataset:

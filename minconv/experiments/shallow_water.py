@@ -1,8 +1,8 @@
 """Depth from waves: FINN's learned stencil beside fixed ones, after arXiv 2408.10649."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,10 +119,10 @@ class Topography:
             found[bottom], _ = fit_kernel(waves.simulate, eta, times, eta0, depth, self.dx, self.dt)
         return found
 
-    @cached_property
-    def _found(self) -> dict[tuple[Any, ...], xr.Dataset]:
-        """What ``find`` has found, by what it was asked."""
-        return {}
+    def kept(self, name: str, make: Callable[[], xr.Dataset]) -> xr.Dataset:
+        """What ``make`` finds on this grid, once and for all."""
+        size = {name: getattr(self.size, name) for name in ("cells", "frames", "iterations")}
+        return self.profile.kept(f"topography/{name}", make, **size)
 
     def kernel(self, stencil: str, bottom: str) -> str | Learned:
         """What the scheme takes as its kernel over a bottom: a name, or what FINN has learned on the other bottom."""
@@ -134,12 +134,13 @@ class Topography:
         With what ``search`` tells besides.
         """
         what = SEEN | seen
-        asked = stencil, bottom, smoothing, *what.items()
-        if asked not in self._found:  # sweeps meet
-            data, kernel = self.observed(bottom, **what), self.kernel(stencil, bottom)
-            scheme = waves.simulate, self.dx, self.dt, kernel
-            self._found[asked] = search(data, *scheme, smoothing, self.size.iterations)
-        return self._found[asked]
+
+        def found() -> xr.Dataset:
+            scheme = waves.simulate, self.dx, self.dt, self.kernel(stencil, bottom)
+            return search(self.observed(bottom, **what), *scheme, smoothing, self.size.iterations)
+
+        asked = stencil, bottom, f"{smoothing:g}", *(f"{value:g}" for value in what.values())
+        return self.kept("_".join(asked), found)  # sweeps meet
 
     def sweep(self, name: str, values: Iterable[Any], stencils: Sequence[str] = STENCILS, **others: Any) -> xr.Dataset:
         """``find`` over (stencil, ``name``), which is one of the other arguments of ``find`` or ``observed``."""
@@ -153,6 +154,9 @@ class Topography:
 
         With the shares of cells whose error is within one and two deviations.
         """
+        return self.kept(f"uncertainty_{bottom}", partial(self._uncertainty, bottom))
+
+    def _uncertainty(self, bottom: str) -> xr.Dataset:
         data, kernel = self.observed(bottom, NOISE), self.kernel("FINN", bottom)
         every = (data.eta[:, ::EVERY], data.times[::EVERY], data.eta0)
         found, _ = infer_depth(waves.simulate, *every, self.dx, self.dt, kernel, iterations=self.size.iterations)

@@ -5,6 +5,7 @@ step's input and output lie; ``grad_x`` is where the gradient by the input is ad
 the memory of a step is that of an earlier one (``at``). All are rows [B, P, C] of places.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -39,7 +40,7 @@ def _gates(kernel: Kernel, *args: Tensor) -> None:
     kernel(torch.float32, batch * places * channels, batch, places, channels, *args)
 
 
-class Cell:
+class Cell(ABC):
     """A cell on frames of one size.
 
     Args:
@@ -58,9 +59,9 @@ class Cell:
         self.frame = batch, size[0] * size[1]
         self.convs = [convolution_of(*size, *channels, PADDINGS[padding], dilation) for channels in self.channels()]
 
+    @abstractmethod
     def channels(self) -> list[tuple[int, int]]:
         """Of every convolution, in and out."""
-        raise NotImplementedError
 
     def spatial(self, rows: Tensor) -> Tensor:
         """[..., P, C] as [..., H, W, C]."""

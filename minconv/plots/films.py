@@ -2,6 +2,7 @@
 
 import io
 import re
+from abc import ABC, abstractmethod
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -37,7 +38,7 @@ BUTTONS = {  # by what matplotlib calls the pictures on them, which it has from 
 }
 
 
-class Moving:
+class Moving(ABC):
     """A figure of which one picture is shown at a time.
 
     Attributes:
@@ -48,9 +49,9 @@ class Moving:
     fig: Figure
     count: int
 
+    @abstractmethod
     def show(self, number: int) -> list:
         """Draws the picture of that number, from 0; returns what has changed."""
-        raise NotImplementedError
 
     def picture(self, number: int) -> bytes:
         """The picture of that number as a PNG."""

@@ -142,7 +142,7 @@ def zonal_ratio(scores: xr.Dataset, model: str, reference: str, title: str = "")
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(leads)))
     for lead, rows, shade in zip(leads, ratio, shades, strict=True):
         ax.plot(ratio.lat, rows.mean("seed"), color=shade, label=f"{lead_words(lead)}, mean over seeds")
-        ax.plot(ratio.lat, rows.T, "o", color=shade, alpha=0.7, markersize=3, markeredgewidth=0)
+        ax.plot(ratio.lat, rows.T, "o", color=shade, alpha=0.7, markersize=4.5, markeredgewidth=0)
     ax.plot([], [], "o", color="0.5", markersize=3, label="one seed")
     ax.axhline(1, **GUIDE)
     ax.set(xlabel="latitude", ylabel=f"RMSE, {model} / {reference}")
@@ -172,15 +172,15 @@ def climate(data: xr.Dataset, title: str = "") -> Figure:
             line, *others = values.sel(season=season).transpose("row", "lat").values
             ax.plot(data.lat, line, color=colour)
             for points in others:
-                ax.plot(data.lat, points, marker, color=colour, markersize=3, markeredgewidth=0)
+                ax.plot(data.lat, points, marker, color=colour, markersize=4.5, markeredgewidth=0)
             shape = {"marker": marker} if others else {}
-            ax.plot([], [], color=colour, markersize=3, markeredgewidth=0, label=season, **shape)
+            ax.plot([], [], color=colour, markersize=4.5, markeredgewidth=0, label=season, **shape)
         ax.set(xlabel="latitude", ylabel=axis_label(data[name], name))
         _latitudes(ax, data.lat.values, 30)
     axes[1].set_ylim(0, None)
     if len(rows) == 2:
         axes[0].plot([], [], color="0.4", label=f"{words(rows[0])} (line)")
-        axes[0].plot([], [], "o", color="0.4", markersize=3, label=f"{words(rows[1])} (markers)")
+        axes[0].plot([], [], "o", color="0.4", markersize=4.5, label=f"{words(rows[1])} (markers)")
     letters(axes)
     legend_above(fig, axes[0], titled(title, data["mean"], data))
     return fig

@@ -421,7 +421,7 @@ def test_the_answer():
     )
     said(f"the best minimal cell is behind, by {behind:.0f} %", "notebooks/17_answer.ipynb")
     speeds = {row["setting"]: row for row in rows if row["claim"] == "faster training"}
-    own, fastest = (f"{speeds[name]['value']:.1f}" for name in ("the paper's own", "the fastest"))
+    own, fastest = (f"{speeds[name]['value']:.{n}f}" for name, n in (("the paper's own", 1), ("the fastest", 2)))
     assert all(row["verdict"] == "holds" for row in speeds.values())
     said(f"Faster training holds: {own} times beside the paper's own ConvLSTM, {fastest} times beside the "
          "fastest", "notebooks/17_answer.ipynb")  # fmt: skip

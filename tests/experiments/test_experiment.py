@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xarray as xr
 from moving_blobs import moving_blobs
 
 from minconv.evaluation.errors import sample_errors, summary
@@ -90,6 +91,24 @@ def test_home_and_what_a_profile_says_of_itself(monkeypatch, tmp_path):
     assert home() == tmp_path
     assert str(PROFILES["study"]) == "profile study, which the text describes"
     assert "too short to learn" in str(PROFILES["smoke"]) and "the text describes study" in str(PROFILES["laptop"])
+
+
+def test_what_takes_long_is_found_once_for_what_it_was_made_with(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINCONV_HOME", str(tmp_path))
+    made = []
+
+    def make():
+        made.append(1)
+        units = {"units": "%"}
+        return xr.Dataset({"error": ("name", [0.1, 1 / 3], units)}, {"name": ["a, b", "c"], "rate": 1e-3})
+
+    first, again = (PROFILES["smoke"].kept("few/errors", make, size="Size(3)", steps=2) for _ in range(2))
+    xr.testing.assert_identical(first, make())
+    xr.testing.assert_identical(again, first)
+    assert len(made) == 2  # one of them here
+    assert [*tmp_path.rglob("*.nc")] == [tmp_path / "results/smoke/runs/few/errors.nc"]
+    with pytest.raises(ValueError, match=r"errors.nc has other parameters \(steps is 2, not 3\)"):
+        PROFILES["smoke"].kept("few/errors", make, size="Size(3)", steps=3)
 
 
 def test_one_setting_model_and_seed_alone(experiment):

@@ -24,7 +24,7 @@ def test_paper_has_the_published_settings():
     published = paper.settings["published"].training
     assert (published.context, published.horizon, published.epochs, published.batch) == (20, 5, 30, 1)
     assert (published.lr, published.weight_decay, published.noise, published.clip) == (5e-4, 0.01, 1e-2, None)
-    assert replace(published, context=5, horizon=10) == paper.settings["published, short"].training
+    assert replace(published, context=5, horizon=10) == paper.settings["published, 15 frames"].training
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -98,6 +98,9 @@ def test_columns_by_the_name_of_their_rows():
     ]
     small = xr.DataArray([1e-7, 2e-3], {"T": [8, 16]})
     assert columns_table("T", {"error": small}, ".0e").splitlines()[2:] == ["| 8 | 1e-07 |", "| 16 | 2e-03 |"]
+    grid = xr.DataArray([[1.0, 2.0]], {"bottom": ["B"], "rate": [1e-3, 0.1]})
+    made = columns_table("bottom, by rate", grid.to_dataset("rate"))
+    assert made.splitlines()[::2] == ["| bottom, by rate | 0.001 | 0.1 |", "| B | 1.00 | 2.00 |"]
 
 
 def logged(by_epoch: list[float], seeds=(1, 2)) -> list[dict[str, float]]:
