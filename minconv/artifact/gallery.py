@@ -59,7 +59,7 @@ ABOUT = {
     "12_peers": About("Cells beside a state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
     "13_moving_mnist": About("ConvLSTM is ahead.", face="moving_mnist_forecasts.png"),
     "14_long_sequences": About("Twenty frames ahead, no more.", face="long_sequences_timing.png"),
-    "15_scale": About("At the paper's, minimal cells lead."),
+    "15_scale": About("In the paper's own setting minimal cells lead."),
     "16_turbulence": About("Minimal cells keep up.", face="turbulence_forecasts.png"),
     "17_answer": About(
         "The paper's claims, one by one.", f"the numbers of 4, {TRAINS.format('3, 6 and 15')}", "errors.png"

@@ -39,7 +39,7 @@ def findings(results: Numbers, benchmark: Numbers, weather: Numbers) -> str:
     linear, alone, stack = (f"{_mean(row, 'rmse_1'):.0f}" for row in one_day)
     return (
         f"- **Faster to train, mostly by better code.** On {longest} frames MinConvLSTM trains {paper}"
-        f"{speedup:.1f} times as fast as the fastest one there is ({benchmark['provenance']['hardware']}).\n"
+        f"{speedup:.1f} times as fast as ours, the fastest measured ({benchmark['provenance']['hardware']}).\n"
         f"- **The recipe matters more than the cell.** Better settings cut every cell's closed-loop error "
         f"{min(gains):.0f}- to {max(gains):.0f}-fold against the published ones. With them, after equally many steps, "
         f"the best {first} cell is {_told(with_recipe[first])}, the best {second} one {_told(with_recipe[second])} "

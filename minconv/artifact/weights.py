@@ -106,13 +106,16 @@ PAGE = """# Trained models
 
 ```python
 import minconv
+from minconv.experiments.navier_stokes import new_trajectory
 
 model = minconv.load("navier_stokes/minconvlstm")
+frames = new_trajectory(7)[:, :20]
 ahead = model.predict(frames, steps=30)  # vorticity [B, T, 1, 16, 16] -> [B, 30, 1, 16, 16]
 ```
 
-A folder holds a model's configuration, normalisation and what its frames are (`config.json`), and its weights. They are
-from the runs of profile `{profile}`, setting `{setting}`; [errors.json](errors.json) has their errors by trajectory and
+A folder holds a model's configuration, normalisation and what its frames are (`config.json`, `model.frames`), and its
+weights. Frames far from those of the training are refused; `air_temperature/minconvlstm` takes anomalies, which
+`minconv.evaluation.Climatology` makes of temperatures. Weights are from the runs of profile `{profile}`, setting `{setting}`; [errors.json](errors.json) has their errors by trajectory and
 lead time, seeds and hardware, and `tests/models/test_trained.py` finds these again. All of it is made by
 `python -m minconv.artifact.weights`.
 

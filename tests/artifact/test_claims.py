@@ -589,7 +589,7 @@ def test_the_time_of_notebook_4():
     assert round(gains[512, 0, 1, 16]) == 6
     said(f"trains {min(gains.values()):.1f} to {max(gains.values()):.1f} times as fast as the paper's own", name)
     said(f"little of that is left: {min(ours.values()):.1f} to {max(ours.values()):.1f} times.**", name)
-    said(f"is {min(gains.values()):.1f} to {max(gains.values()):.0f} times as fast, beside ours", name)
+    said(f"is {min(gains.values()):.1f} to {max(gains.values()):.1f} times as fast, beside ours", name)
     said(f"beside ours {min(ours.values()):.2f} to {max(ours.values()):.1f} times", name)
     assert all(rows["published"]["training_speedup"] < 1 for rows in settings.values())
     assert all(paper[about] < rows["minconvlstm_published"]["training"] for about, rows in settings.items())

@@ -198,5 +198,5 @@ def test_continuous_integration_runs_on_every_python():
 def test_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert minconv.__version__ == PROJECT["version"] == citation["version"]
-    assert citation["references"][0]["authors"][0]["family-names"] == "Horuz"
+    assert citation["preferred-citation"]["authors"][0]["family-names"] == "Horuz"
     assert "The minconv authors" in (ROOT / "LICENSE").read_text()
