@@ -34,7 +34,7 @@ WORDS = {
     "persistence": "the forecast that nothing changes; what a model must beat.",
     "profile": "how much is run: `smoke`, `laptop`, `study` (the numbers here) or `paper`.",
     "published": "the settings of the paper's code; *no weight decay*, the same without that.",
-    "recipe": "the settings of [notebook 8]({}08_accuracy.ipynb), alike for all cells.",
+    "recipe": "the settings of [notebook 8]({}08_accuracy.ipynb), on weather others, alike for all cells.",
 }
 TRAINS = "models of {}, which it trains where they are missing"
 ABOUT = {
@@ -43,7 +43,7 @@ ABOUT = {
     "02_navier_stokes": About("Data solved to six digits."),
     "03_training": About("Five models learn the flow, better without weight decay.", face="training.png"),
     "04_timing": About("One convolution for all frames saves time.", face="timing.png"),
-    "05_rollouts": About("Thirty steps ahead every model beats persistence.", TRAINS.format("3")),
+    "05_rollouts": About("Over thirty steps every cell beats persistence.", TRAINS.format("3")),
     "06_geopotential": About("No minimal cell is the best.", face="geopotential_forecast.png"),
     "07_air_temperature": About(
         "From a file to forecasts that are verified.", "a network, once", "air_temperature_forecast.png"
@@ -52,13 +52,13 @@ ABOUT = {
         "One recipe cuts every cell's error several times over.", TRAINS.format("3 and 5"), "reach.png"
     ),
     "09_real_weather": About(
-        "A linear map is hard to beat; networks stacked with it do.", "a network, once", "real_weather_forecast.png"
+        "A linear map is hard to beat; networks stacked with it do, for three days.", "a network, once", "real_weather_forecast.png"
     ),
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
     "12_peers": About("Cells beside a state space and no recurrence.", TRAINS.format("3"), "peers_rollouts.png"),
     "13_moving_mnist": About("ConvLSTM is ahead.", face="moving_mnist_forecasts.png"),
-    "14_long_sequences": About("Twenty frames ahead, no more.", face="long_sequences_timing.png"),
+    "14_long_sequences": About("Recurrent models: twenty frames ahead.", face="long_sequences_timing.png"),
     "15_scale": About("In the paper's own setting minimal cells lead."),
     "16_turbulence": About("Minimal cells keep up.", face="turbulence_forecasts.png"),
     "17_answer": About(

@@ -174,7 +174,7 @@ def short_table(found: Sequence[Finding], link: str, untested: Sequence[str]) ->
     rows = [[claim, case, *(cell(claim, case, settings) for settings in COLUMNS.values())] for claim, case in cases]
     notes = [
         "Errors: best minimal beside best classical cell, intervals of 95 % for all together",
-        "speed, size: MinConvLSTM beside ConvLSTM, bounds from quartiles",
+        "speed, size: MinConvLSTM beside ConvLSTM in the published shape, bounds from quartiles",
         f"{ONE_SEED} one seed",
         f"not tested: {', '.join(untested)}",
     ]
