@@ -52,7 +52,9 @@ ABOUT = {
         "One recipe cuts every cell's error several times over.", TRAINS.format("3 and 5"), "reach.png"
     ),
     "09_real_weather": About(
-        "A linear map is hard to beat; networks stacked with it do, for three days.", "a network, once", "real_weather_forecast.png"
+        "A linear map is hard to beat; networks stacked with it do, for three days.",
+        "a network, once",
+        "real_weather_forecast.png",
     ),
     "10_topography": About("Waves tell the depth below them to decimetres.", face="topography_B.png"),
     "11_sugar": About("It revives dead channels, where there are any."),
@@ -181,7 +183,7 @@ def figure_gallery(root: Path) -> str:
             seen.add(name)
             numbers = _numbers(folder, name)
             links = f"[PDF]({name}.pdf) · [numbers]({numbers.name}) · [notebook](../notebooks/{notebook.path.name})"
-            blocks.append(_linked(_picture(f"{name}.png", ".", 560), f"{name}.png"))
+            blocks.append(f"[{_picture(f'{name}.png', '.', 560)}]({name}.png)")
             blocks.append(f"*Figure {notebook.number}.{place}. {caption_of(numbers)}*\\\n{links}")
     lost = sorted({path.stem for path in folder.glob("*.png")} - seen)
     if lost:
@@ -273,10 +275,6 @@ def _about(seconds: float) -> str:
 
 def _picture(file: str, folder: str, width: int) -> str:
     return f'<img src="{folder}/{file}" width="{width}" alt="{Path(file).stem}">' if file else ""
-
-
-def _linked(picture: str, target: str) -> str:
-    return f"[{picture}]({target})" if picture else ""
 
 
 def _anchor(notebook: Notebook) -> str:

@@ -11,19 +11,15 @@ from minconv.experiments.report import best, markdown_table, plus_minus, table
 from minconv.models import MODELS, PEERS
 
 Numbers = Mapping[str, Any]
-CLASSICAL, MINIMAL = ([name for name, model in MODELS.items() if model.minimal is kind] for kind in (False, True))
+KINDS = {"minimal": claims.MINIMAL, "classical": claims.CLASSICAL}
 STEPS = {"published": "MinConvLSTM, published log-domain scan", "half": "MinConvLSTM, bf16-mixed"} | {
     f"{name}_published": f"{MODELS[name].label}, the paper's own code" for name in ("convlstm", "minconvlstm")
 }
 
 
 def findings(results: Numbers, benchmark: Numbers, weather: Numbers) -> str:
-    """The README's three findings: speed, accuracy, real weather.
-
-    Raises:
-        ValueError: an entry is missing.
-    """
-    with_recipe = {name: best(results, "recipe", "closed_loop", models) for name, models in _kinds().items()}
+    """The README's three findings: speed, accuracy, real weather."""
+    with_recipe = {name: best(results, "recipe", "closed_loop", models) for name, models in KINDS.items()}
     first, second = sorted(with_recipe, key=lambda kind: _mean(with_recipe[kind], "closed_loop"))
     before = {row["model"]: row for row in results["rows"] if row["setting"] == "published"}
     after = [row for row in results["rows"] if row["setting"] == "recipe"]
@@ -57,22 +53,15 @@ def answer(content: Numbers) -> str:
 
 
 def flow(content: Numbers, benchmark: Numbers) -> str:
-    """Table of all errors with size and time of a training step, and the best cells by setting.
-
-    Raises:
-        ValueError: an entry is missing.
-    """
-    try:
-        steps = experiment(benchmark)  # of models as published
-        more = {
-            "Parameters": {("published", row["model"]): f"{row['parameters']:,}" for row in steps},
-            "ms per step": {("published", row["model"]): f"{1e3 * row['training']['median']:.0f}" for row in steps},
-        }
-    except (IndexError, KeyError) as error:
-        raise _missing(error) from error
+    """Table of all errors with size and time of a training step, and the best cells by setting."""
+    steps = experiment(benchmark)  # of models as published
+    more = {
+        "Parameters": {("published", row["model"]): f"{row['parameters']:,}" for row in steps},
+        "ms per step": {("published", row["model"]): f"{1e3 * row['training']['median']:.0f}" for row in steps},
+    }
     lines = []
     for setting in dict.fromkeys(row["setting"] for row in content["rows"] if row["setting"]):
-        rows = {kind: best(content, setting, "closed_loop", names) for kind, names in _kinds().items()}
+        rows = {kind: best(content, setting, "closed_loop", names) for kind, names in KINDS.items()}
         words = [f"best {kind} cell {_told(row) if row else 'none is finite'}" for kind, row in rows.items()]
         lines.append(f"- **Closed-loop error, {setting}**: {', '.join(words)} (RMSE × 100).")
     notes = f"RMSE × 100; training step on {benchmark['provenance']['hardware']}"
@@ -84,47 +73,41 @@ def speed(benchmark: Numbers) -> str:
 
     Args:
         benchmark: the result of ``minconv.bench``.
-
-    Raises:
-        ValueError: an entry is missing.
     """
-    try:
-        forced, loop = teacher_forced(benchmark), experiment(benchmark)
-        lengths = sorted({row["T"] for row in forced})
-        labels = {name: model.label for name, model in (MODELS | PEERS).items()} | STEPS
-        found = {(row["model"], row["T"]): row["training_speedup"]["median"] for row in forced}
-        found |= {(row["model"], "loop"): row["training_speedup"]["median"] for row in loop}
-        names = [row["model"] for row in loop if row["model"] != "convlstm"]
-        rows = [
-            [labels[name], *(f"{found[name, T]:.2f}" if (name, T) in found else "" for T in (*lengths, "loop"))]
-            for name in names
-        ]
-        header = ["Training step", *(f"{T} frames" for T in lengths)]
-        header.append(f"{loop[0]['T']} frames, then {loop[0]['horizon']} in closed loop")
-        scan = select(scans(benchmark), backend=benchmark["default"])[-1]
-        told = (
-            f"The scan alone (backend `{scan['backend']}`, forward + backward, {scan['T']} frames of 40 channels on "
-            f"16 × 16) is {scan['training_speedup']['median']:.1f} times as fast as the published log-domain scan, and "
-            f"takes {scan['training_over_copy']['median']:.1f} times as long as copying as many bytes."
-        )
-        ours = all(row["rival"] == "convlstm" for row in (*forced, *loop))
-        fastest = f"the fastest ConvLSTM{', which is ours' if ours else ''}"
-        sentences = [_slower(benchmark), _growth(forced), _over_convolutions(forced, loop), _published(benchmark)]
-    except (IndexError, KeyError) as error:
-        raise _missing(error) from error
+    forced, loop = teacher_forced(benchmark), experiment(benchmark)
+    lengths = sorted({row["T"] for row in forced})
+    labels = {name: model.label for name, model in (MODELS | PEERS).items()} | STEPS
+    found = {(row["model"], row["T"]): row["training_speedup"]["median"] for row in forced}
+    found |= {(row["model"], "loop"): row["training_speedup"]["median"] for row in loop}
+    names = [row["model"] for row in loop if row["model"] != "convlstm"]
+    rows = [
+        [labels[name], *(f"{found[name, T]:.2f}" if (name, T) in found else "" for T in (*lengths, "loop"))]
+        for name in names
+    ]
+    header = ["Training step", *(f"{T} frames" for T in lengths)]
+    header.append(f"{loop[0]['T']} frames, then {loop[0]['horizon']} in closed loop")
+    scan = select(scans(benchmark), backend=benchmark["default"])[-1]
+    told = (
+        f"The scan alone (backend `{scan['backend']}`, forward + backward, {scan['T']} frames of 40 channels on "
+        f"16 × 16) is {scan['training_speedup']['median']:.1f} times as fast as the published log-domain scan, and "
+        f"takes {scan['training_over_copy']['median']:.1f} times as long as copying as many bytes."
+    )
+    ours = all(row["rival"] == "convlstm" for row in (*forced, *loop))
+    fastest = f"the fastest ConvLSTM{', which is ours' if ours else ''}"
+    sentences = [_slower(benchmark), _growth(forced), _over_convolutions(forced, loop), _published(benchmark)]
     notes = [f"Times as fast as {fastest}; frames teacher-forced; {benchmark['provenance']['hardware']}"]
     return "\n\n".join([markdown_table(header, rows, notes=notes), " ".join(filter(None, sentences)), told])
 
 
 def _slower(benchmark: Numbers) -> str:
     """How minimal cells compare with the fastest ConvLSTM in all settings measured, slower ones named."""
-    every = [row for row in benchmark["training"] if row["model"] in MINIMAL]
+    every = [row for row in benchmark["training"] if row["model"] in claims.MINIMAL]
     settings = {tuple(row[key] for key in ("T", "horizon", "batch", "grid", "width")) for row in every}
     slower = [row for row in every if row["training_speedup"]["median"] < 1]
     if not slower:
         return f"In all {len(settings)} settings measured, every minimal cell was faster than the fastest ConvLSTM."
     speeds = [row["training_speedup"]["median"] for row in every]
-    names = [MODELS[name].label for name in MINIMAL for row in slower if row["model"] == name]
+    names = [MODELS[name].label for name in claims.MINIMAL for row in slower if row["model"] == name]
     cases = ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names))
     return (
         f"In {len(settings)} settings measured, minimal cells are {min(speeds):.2f} to {max(speeds):.2f} times as fast "
@@ -133,7 +116,7 @@ def _slower(benchmark: Numbers) -> str:
 
 
 def _growth(forced: Sequence[Numbers]) -> str:
-    speeds = ([row["training_speedup"]["median"] for row in select(forced, model=model)] for model in MINIMAL)
+    speeds = ([row["training_speedup"]["median"] for row in select(forced, model=model)] for model in claims.MINIMAL)
     grows = all(found == sorted(found) for found in speeds)
     return "They gain more the longer the sequence." if grows else ""
 
@@ -143,7 +126,7 @@ def _over_convolutions(forced: Sequence[Numbers], loop: Sequence[Numbers]) -> st
     longest = max(row["T"] for row in forced)
 
     def told(rows: Sequence[Numbers]) -> str:
-        over = [row["over_convolutions"]["median"] for row in rows if row["model"] in MINIMAL]
+        over = [row["over_convolutions"]["median"] for row in rows if row["model"] in claims.MINIMAL]
         return f"{min(over):.2f} to {max(over):.2f} times"
 
     closed = f"{loop[0]['horizon']} steps of closed loop after {loop[0]['T']} frames"
@@ -162,10 +145,6 @@ def _published(benchmark: Numbers) -> str:
     )
 
 
-def _kinds() -> dict[str, Sequence[str]]:
-    return {"minimal": MINIMAL, "classical": CLASSICAL}
-
-
 def _told(row: Numbers) -> str:
     return f"{row['label']} with {plus_minus(row['values']['closed_loop'])}"
 
@@ -176,7 +155,3 @@ def _mean(row: Numbers, column: str) -> float:
 
 def _row(content: Numbers, model: str) -> Numbers:
     return select(content["rows"], model=model)[0]
-
-
-def _missing(error: Exception) -> ValueError:
-    return ValueError(f"results and benchmark must hold {error}; run notebooks 04 and 05 again")

@@ -115,9 +115,9 @@ ahead = model.predict(frames, steps=30)  # vorticity [B, T, 1, 16, 16] -> [B, 30
 
 A folder holds a model's configuration, normalisation and what its frames are (`config.json`, `model.frames`), and its
 weights. Frames far from those of the training are refused; `air_temperature/minconvlstm` takes anomalies, which
-`minconv.evaluation.Climatology` makes of temperatures. Weights are from the runs of profile `{profile}`, setting `{setting}`; [errors.json](errors.json) has their errors by trajectory and
-lead time, seeds and hardware, and `tests/models/test_trained.py` finds these again. All of it is made by
-`python -m minconv.artifact.weights`.
+`minconv.evaluation.Climatology` makes of temperatures. Weights are from the runs of profile `{profile}`, setting
+`{setting}`; [errors.json](errors.json) has their errors by trajectory and lead time, seeds and hardware, and
+`tests/models/test_trained.py` finds these again. All of it is made by `python -m minconv.artifact.weights`.
 
 Navier-Stokes, {trajectories} test trajectories, {context} frames teacher-forced, then closed loop (RMSE × 100):
 
@@ -189,10 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["MINCONV_HOME"] = str(options.home.resolve())
     study = PROFILES[PUBLISHED_BY]
     first = replace(study, seeds=study.seeds[:1])
-    flows, weathers = (
-        flow.navier_stokes(first, "cpu"),
-        (geopotential(study, device="cpu"), air_temperature(study, "cpu")),
-    )
+    flows = flow.navier_stokes(first, "cpu")
+    weathers = geopotential(study, device="cpu"), air_temperature(study, "cpu")
     for experiment in (flows, *weathers):
         experiment.train(SETTING)
     rows = flow_models(flows, FOLDER)

@@ -46,7 +46,8 @@ def by_length(rows: Sequence[Row], by: str, fields: Sequence[str]) -> xr.Dataset
     def values(field: str) -> xr.Variable:
         spread = any(isinstance(row[field], Mapping) for row in rows)
         missing = dict.fromkeys(QUARTILES, math.nan) if spread else math.nan
-        table = [[found.get((name, T), {}).get(field) or missing for T in lengths] for name in names]
+        table = [[found.get((name, T), {}).get(field) for T in lengths] for name in names]
+        table = [[missing if cell is None else cell for cell in line] for line in table]
         if spread:
             return xr.Variable(
                 (by, "T", "quartile"), [[[cell[q] for q in QUARTILES] for cell in line] for line in table]

@@ -25,7 +25,7 @@ from minconv.bench.results import QUARTILES
 from minconv.core.gates import INITIAL_STATE
 from minconv.core.layers import PaddedConv2d
 from minconv.core.scan import GATINGS, gated_scan, usable
-from minconv.models import MODELS, PEERS, build_model
+from minconv.models import MODELS, PEERS, build_model, count_parameters
 from minconv.runtime.device import pick_device
 from minconv.runtime.memory import keep_memory
 from minconv.runtime.progress import progress
@@ -280,7 +280,7 @@ def _training(sizes: Sizes, step: Step, device: torch.device) -> list[Row]:
         taken = {kind: seconds[name, kind] for kind in PASSES}
         rows.append(
             step.about
-            | {"model": name, "parameters": sum(weight.numel() for weight in model.parameters())}
+            | {"model": name, "parameters": count_parameters(model)}
             | {kind: _spread(taken[kind]) for kind in PASSES}
             | {f"{kind}_speedup": _spread(seconds[rivals[kind], kind] / taken[kind]) for kind in PASSES}
             | {"rival": rivals["training"]}

@@ -41,7 +41,7 @@ def era_interim(folder: str | Path) -> xr.Dataset:
     """
 
     def make(files: Path) -> xr.Dataset:
-        parts = [xr.open_dataset(_fetched(ERA_INTERIM + name, sum_, files)) for name, sum_ in ERA_INTERIM_FILES.items()]
+        parts = [xr.load_dataset(_fetched(ERA_INTERIM + name, sum_, files)) for name, sum_ in ERA_INTERIM_FILES.items()]
         return xr.merge(parts, combine_attrs="drop_conflicts").astype(np.float32)
 
     path = _kept(Path(folder) / "era_interim_europe_2000-2010.nc", make)

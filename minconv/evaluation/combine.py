@@ -36,8 +36,8 @@ class Combination:
         self.weights = weights
 
     def parameters(self) -> list[Tensor]:
-        """Those of the first member that has some: where frames are to be."""
-        return next((found for member in self.members if (found := [*_parameters(member)])), [])
+        """Those of all members, of which the first says where frames are to be."""
+        return [weight for member in self.members for weight in getattr(member, "parameters", list)()]
 
     def __call__(self, frames: Tensor, horizon: int = 0) -> Tensor:
         """Frames [B, T, C, H, W] -> [B, T + horizon, C, H, W]; outputs before the last frame have the first lead's
@@ -58,10 +58,6 @@ class Combination:
         lead = (torch.arange(-steps, 0) + horizon + 1).clamp(min=0)
         weights = torch.as_tensor(self.weights)[:, lead, :, None, None].to(frames)
         return sum(weight * one for weight, one in zip(weights, found, strict=True))
-
-
-def _parameters(member: Forecaster):
-    return getattr(member, "parameters", list)()
 
 
 def stacked(

@@ -203,7 +203,7 @@ class Scaled(nn.Module):
         return (self.model(seen, horizon) * self.std + self.mean).to(frames.dtype)
 
 
-def init_times(series: Field, context: int, steps: int, every: Sequence[int] = (3, 4)) -> xr.DataArray:
+def init_times(series: Field, context: int, steps: int, every: Sequence[float] = (3, 4)) -> xr.DataArray:
     """Times to start forecasts at, two a week by default, that have ``context`` frames before and ``steps`` after.
 
     Args:

@@ -26,6 +26,7 @@ from minconv.runtime import processes
 from minconv.runtime.checks import choice
 from minconv.runtime.device import pick_device
 from minconv.training import Run, Training, fit_all, load_weights, read_log, restore
+from minconv.training.folder import LAST
 from minconv.training.loop import Loss
 
 Entry = tuple[str, int | None, Forecaster]  # a seed of None: of a baseline, which has none
@@ -39,7 +40,7 @@ class Setting:
         training: settings of the training.
         models: by name, what makes the untrained model of a seed.
         seeds: of the models.
-        options: of the models, where they have some in common; for the reader.
+        options: of the models, where they have some in common; further models are built from them.
         epochs: by model, of those that have others than the training says, as where all are to take the same time.
     """
 
@@ -101,7 +102,7 @@ class Experiment:
         Args:
             setting: one of its settings.
             models: by default all.
-            seed: None is all.
+            seed: None is all; on a GPU, where seeds train together, one is trained by itself.
 
         Raises:
             ValueError: there is no such setting, or in it no such model or seed.
@@ -136,8 +137,8 @@ class Experiment:
 
     def train(self, *settings: str, models: tuple[str, ...] = (), precision: str = "32-true") -> None:
         """Trains every model and seed of some settings, by default of all, or what is left of it."""
-        wanted = [self.runs(setting, precision) for setting in settings or self.settings]
-        chosen = [run for runs in wanted for model in models or runs for run in runs[model]]
+        wanted = [self.only(setting, *models).runs(setting, precision) for setting in settings or self.settings]
+        chosen = [run for runs in wanted for found in runs.values() for run in found]
         options = {"device": self.device, "precision": precision, "loss": self.task.loss}
         fit_all(chosen, self.task.train, self.task.validation, **options)
 
@@ -147,7 +148,7 @@ class Experiment:
         return {
             model: [row for run in found for row in read_log(run.folder)]
             for model, found in runs.items()
-            if all(run.folder.is_dir() for run in found)
+            if all((run.folder / LAST).is_file() for run in found)
         }
 
     def trained(self, setting: str | None = None) -> Iterator[tuple[str, int, nn.Module]]:

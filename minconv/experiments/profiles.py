@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 
 from minconv.data import store
+from minconv.runtime import processes
 from minconv.runtime.checks import choice
 
 PUBLISHED_BY = "study"  # the profile of the committed outputs and figures, which texts describe
@@ -48,11 +49,19 @@ class Profile:
     def kept(self, name: str, make: Callable[[], xr.Dataset], **about: Any) -> xr.Dataset:
         """What takes long and is no training: what ``make`` finds, once and for all in ``folder``/runs/``name``.nc.
 
+        Under ``torchrun`` every process calls this, as ``make`` may need all of them; the first one writes.
+
         Args:
             about: what it was made with. ValueError where the file that is there was made with something else.
         """
         path = self.folder / "runs" / f"{name}.nc"
-        store.cached(path, about, lambda: store.write(path, make(), about))
+
+        def write() -> None:
+            found = make()
+            if processes.rank() == 0:
+                store.write(path, found, about)
+
+        store.cached(path, about, write, together=True)
         with store.opened(path) as found:
             return found.load().drop_attrs(deep=False)
 

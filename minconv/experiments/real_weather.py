@@ -96,7 +96,7 @@ def globe(profile: str | Profile | None = None, device: str = "auto") -> Experim
     profile = get_profile(profile)
     before = stand_in(profile, device)
     recipe = before.settings["recipe"]
-    known = {name: partial(_learned, profile.name, name) for name in PAIR}
+    known = {name: partial(_learned, profile, device, name) for name in PAIR}
     settings = {}
     for name, models in {"fine-tuned": known, "from scratch": recipe.models}.items():
         training = replace(recipe.training, batch=1, **TUNED[name] if profile.learned else {})
@@ -110,9 +110,6 @@ def globe(profile: str | Profile | None = None, device: str = "auto") -> Experim
     return Experiment("globe", profile, settings, load, device)
 
 
-def _learned(profile: str, model: str, seed: int) -> nn.Module:
-    before = stand_in(profile)
-    for run in before.runs("recipe")[model]:
-        if seed in run.seeds:
-            return restore(run.build(seed), load_weights(run.folder)[seed])
-    raise ValueError(f"seed must be one of {before.settings['recipe'].seeds}; got {seed}")
+def _learned(profile: Profile, device: str, model: str, seed: int) -> nn.Module:
+    run = next(run for run in stand_in(profile, device).runs("recipe")[model] if seed in run.seeds)
+    return restore(run.build(seed), load_weights(run.folder)[seed])

@@ -128,7 +128,7 @@ def columns_table(
 
     def cell(value: xr.DataArray) -> str:
         if "seed" in value.dims:
-            return plus_minus(value.values.tolist(), int(form.strip(".f")))
+            return plus_minus(value.values.tolist(), int(form.strip(".ef")))
         return str(value.item()) if value.dtype.kind in "OU" else f"{value.item():{form}}"
 
     (dim,) = {str(name) for column in columns.values() for name in column.dims if name != "seed"}

@@ -114,13 +114,15 @@ def series_experiment(
     Raises:
         TypeError, ValueError: no such series, a period without enough frames, or an unknown model.
     """
-    field, steps = as_array(series), max(1, round(positive("days", days) * DAY / frame_step(series)))
+    field, steps = as_array(series), round(positive("days", days) * DAY / frame_step(series))
+    if not steps:
+        raise ValueError(f"days must be at least a step of the series; got {days}")
     names = list(series.data_vars) if isinstance(series, xr.Dataset) else [series.name]
     for name, weight in (weights or {}).items():
         positive(f"weights of {choice('weights', name, names)}", weight, zero=True)
     periods = {"train": train, "validation": validation, "test": test}
     given = training or replace(SMALL, horizon=min(12, steps - 1))
-    parts = split(series, periods, 2 * (given.context + given.horizon))
+    parts = split(series, periods, max(2 * (given.context + given.horizon), given.context + steps))
     if mask := Mask.of(parts["train"]):
         parts = {name: mask.fill(part) for name, part in parts.items()}
     if training is None:

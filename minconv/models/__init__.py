@@ -160,7 +160,7 @@ def _channels(
 
     def size(channels: int) -> int:
         with torch.device("meta"):
-            return sum(weight.numel() for weight in build(hidden=channels, **dict(options)).parameters())
+            return count_parameters(build(hidden=channels, **dict(options)))
 
     above = bisect_left(range(1000), parameters, lo=2, key=size)
     return min((above - 1, above), key=lambda channels: abs(size(channels) - parameters))

@@ -218,7 +218,6 @@ def fit_kernel(
     dt: float,
     kernel: Learned | None = None,
     *,
-    gravity: float = GRAVITY,
     iterations: int = 20,
 ) -> tuple[Learned, History]:
     """The kernel that explains waves over a known ``depth`` best, and its ``loss`` by evaluation, by L-BFGS.
@@ -229,7 +228,7 @@ def fit_kernel(
     kernel = Learned() if kernel is None else kernel
 
     def losses() -> dict[str, Tensor]:
-        return {"loss": misfit(simulate, eta, times, eta0, depth, dx, dt, kernel, gravity)}
+        return {"loss": misfit(simulate, eta, times, eta0, depth, dx, dt, kernel)}
 
     return kernel, minimise(list(kernel.parameters()), losses, iterations)
 
@@ -244,7 +243,6 @@ def infer_depth(
     kernel: Any = "learned",
     smoothing: float = 1e-3,
     *,
-    gravity: float = GRAVITY,
     start: float = 100.0,
     iterations: int = 40,
 ) -> tuple[Tensor, History]:
@@ -257,7 +255,6 @@ def infer_depth(
         kernel: one of the scheme's by name; a ``Learned`` one from ``fit_kernel``, which stays as it is; or
             ``learned``, to find one along with the depth.
         smoothing: 1e-3 does for noise from 0 to 10 %.
-        gravity: known: with it free, the product of both is all that is found.
         start: depth to start at, m.
         iterations: of L-BFGS.
         simulate, eta, times, eta0, dx, dt: as in ``misfit``.
@@ -283,7 +280,7 @@ def infer_depth(
         depth = start + UNIT * theta
         if not (depth > 0).all():  # a line search that went too far
             raise FloatingPointError("the depth is not above 0")
-        found = {"misfit": misfit(simulate, eta, times, eta0, depth, dx, dt, kernel, gravity)}
+        found = {"misfit": misfit(simulate, eta, times, eta0, depth, dx, dt, kernel)}
         rough = sum(theta.diff(dim=axis).square().mean() for axis in (0, 1))
         return {"loss": found["misfit"] + smoothing * rough} | found | ({"a": kernel.a, "b": kernel.b} if joint else {})
 
@@ -304,7 +301,6 @@ def depth_covariance(
     smoothing: float = 0.0,
     *,
     prior: float = 30.0,
-    gravity: float = GRAVITY,
     batch: int = 32,
 ) -> Tensor:
     """How well waves tell the depth: the covariance of all cells ``[X Y, X Y]``, m2; see ``deviation``.
@@ -321,7 +317,7 @@ def depth_covariance(
         noise: standard deviation of independent errors of ``eta``, m.
         prior: standard deviation of the depth of a cell before anything was observed, m.
         batch: cells that are looked at at once.
-        simulate, eta, times, eta0, depth, dx, dt, kernel, smoothing, gravity: as in ``misfit`` and ``infer_depth``.
+        simulate, eta, times, eta0, depth, dx, dt, kernel, smoothing: as in ``misfit`` and ``infer_depth``.
     """
     positive("noise", noise)
     positive("prior", prior)
@@ -330,7 +326,7 @@ def depth_covariance(
 
     def change(direction: Tensor) -> Tensor:
         def frames(place: Tensor) -> Tensor:
-            return _frames(simulate, numbers, eta0, place, dx, dt, kernel, gravity)
+            return _frames(simulate, numbers, eta0, place, dx, dt, kernel, GRAVITY)
 
         return jvp(frames, (depth,), (direction,))[1].flatten()
 

@@ -223,8 +223,9 @@ def _gridded(fields: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
         values = fields[name].values.astype(float)
         if len(values) < 2 or not (np.diff(values) > 0).all() or values[0] < low or values[-1] > high:
             raise ValueError(f"{name} must ascend, at least 2 values from {low} to {high} degrees; got {values}")
-    if values[-1] - values[0] >= 360:
-        raise ValueError(f"lon must have no meridian twice; got {values[0]:g} to {values[-1]:g} degrees")
+    lon = fields.lon.values
+    if lon[-1] - lon[0] >= 360:
+        raise ValueError(f"lon must have no meridian twice; got {lon[0]:g} to {lon[-1]:g} degrees")
     return fields.transpose(*wanted).astype(float).where(np.isfinite)
 
 

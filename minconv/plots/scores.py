@@ -111,7 +111,7 @@ def skill(differences: xr.DataArray, reference: str, title: str = "") -> Figure:
 
     Args:
         differences: in per cent over (model, lead_time, quartile), of which the three are the interval's lower end, the
-            difference and the upper end; such as of ``evaluation.compare.paired_difference``.
+            difference and the upper end; such as of ``evaluation.weather.beside``.
         reference: its name in :data:`STYLE`.
         title: above everything.
     """

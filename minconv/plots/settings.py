@@ -79,7 +79,7 @@ def error_curves(dataset: xr.Dataset, variables: Sequence[str] = ("rmse",)) -> F
     """Errors by predicted time: mean over seeds, a band from the least to the greatest; true frames are shaded.
 
     Args:
-        dataset: from :func:`minconv.evaluation.errors.collect`; each ``setting``, where it has that dimension, has a
+        dataset: from :func:`minconv.evaluation.compare.collect`; each ``setting``, where it has that dimension, has a
             column, with axes in common.
         variables: one panel, or row of panels, for each; those of ``rmse`` times 100.
     """
@@ -212,7 +212,7 @@ def reach(influence: xr.DataArray, errors: xr.DataArray) -> Figure:
     """How far a change reaches in one step, of the flow and of the models; and the error by the reach of the kernels.
 
     Args:
-        influence: over (setting, distance), from ``evaluation.errors.influence``; settings of :data:`SETTINGS`.
+        influence: over (setting, distance), as of ``experiments.probes.influence``; settings of :data:`SETTINGS`.
         errors: over (setting, model, seed), with a coordinate ``reach`` (cells) along setting; each setting is named.
     """
     needs("influence", influence, (), ("setting", "distance"))

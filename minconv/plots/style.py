@@ -1,4 +1,4 @@
-"""What the figures share: sizes, words, axes and legends; a model's colour, marker and line are in ``runtime.names``.
+"""What the figures share: sizes and styles; a model's colour, marker and line are in ``runtime.names``.
 
 Sizes are those of a printed page; text is 9 pt and stays text in the PDF. In a notebook a figure shows where it is
 saved, with its caption below, and without one by itself at the end of its cell.

@@ -106,7 +106,7 @@ def model_spectra(dataset: xr.Dataset, time: int, least: float = 1e-6) -> Figure
     Lines are means over seeds, bands reach from the least to the greatest.
 
     Args:
-        dataset: from :func:`minconv.evaluation.errors.collect`.
+        dataset: from :func:`minconv.evaluation.compare.collect`.
         time: of the predicted frame.
         least: where the axis ends; a ratio is drawn where the truth has more.
     """

@@ -94,13 +94,13 @@ def without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def sum_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-    """Adds up the gradients of a model's weights over the processes (of a group), in one message."""
+def sum_gradients(model: nn.Module) -> None:
+    """Adds up the gradients of a model's weights over the processes, in one message."""
     grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
     if size() == 1 or not grads:
         return
     total = torch.cat([grad.flatten() for grad in grads])
-    dist.all_reduce(total, group=group)
+    dist.all_reduce(total)
     for grad, part in zip(grads, total.split([grad.numel() for grad in grads]), strict=True):
         grad.copy_(part.view_as(grad))
 

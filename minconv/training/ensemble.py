@@ -92,15 +92,9 @@ class Ensemble(nn.Module):
         return {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Puts back what ``weights()`` gave; RuntimeError if it is of other models.
-
-        Earlier versions kept no buffers, which stay as they are, and one name only of tied weights.
-        """
+        """Puts back what ``weights()`` gave; RuntimeError if it is of other models."""
         for s, member in enumerate(self.members):
-            own = weights if self.is_stacked else {name: value[s] for name, value in weights.items()}
-            found = member.load_state_dict(own, strict=False)
-            if wrong := [*(dict(member.named_parameters()).keys() & found.missing_keys), *found.unexpected_keys]:
-                raise RuntimeError(f"weights that are missing or of another model: {', '.join(sorted(wrong))}")
+            member.load_state_dict(weights if self.is_stacked else {name: value[s] for name, value in weights.items()})
 
 
 def stackable(models: Sequence[nn.Module], frames: Tensor, *arguments: Any) -> bool:

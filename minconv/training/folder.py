@@ -94,6 +94,15 @@ def latest(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {}, {"epoch": 0, "log": []}
 
 
+def progress_of(folder: str | Path) -> dict[str, Any]:
+    """What :func:`latest` tells of epoch and log, without reading weights where the checkpoint is in order."""
+    try:
+        with safe_open(Path(folder) / LAST, "pt") as file:
+            return json.loads(file.metadata()["run"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return latest(folder)[1]
+
+
 @contextmanager
 def claimed(
     run: Run, about: dict[str, Any], device: torch.device, extend: bool = False

@@ -24,7 +24,7 @@ from minconv.runtime.processes import without_main
 from minconv.runtime.progress import progress
 from minconv.runtime.signals import deferred
 from minconv.training.fit import fit
-from minconv.training.folder import latest
+from minconv.training.folder import latest, progress_of
 from minconv.training.settings import SEVERAL, Run
 
 WORTH_PROCESSES = 500  # steps: to start a process takes as long as some 50
@@ -95,7 +95,7 @@ def fit_all(
 
 def _steps(run: Run, train: Any, epochs: int | None = None) -> int:
     """How many steps so many epochs have, by default those that the run's last checkpoint is after."""
-    return (latest(run.folder)[1]["epoch"] if epochs is None else epochs) * (len(train) // run.settings.batch)
+    return (progress_of(run.folder)["epoch"] if epochs is None else epochs) * (len(train) // run.settings.batch)
 
 
 def _fit_together(
@@ -123,7 +123,7 @@ def _fit_together(
                         continue
                     if error:
                         raise error
-                logs = [(run.name, log) for run in waiting.values() if (log := latest(run.folder)[1]["log"])]
+                logs = [(run.name, log) for run in waiting.values() if (log := progress_of(run.folder)["log"])]
                 losses = ", ".join(f"{name} {log[-1]['validation_loss']:.1e}" for name, log in logs)
                 bar.set_postfix_str(losses, refresh=False)
                 bar.update(sum(_steps(run, train) for run in runs) - bar.n)

@@ -315,8 +315,8 @@ def test_moving_mnist():
         {model: value for (_, model), value in means("moving_mnist_results", "mse").items()},
     )
     lstm, minimal, s5, simvp, black = (f"{mse[m]:.0f}" for m in ("convlstm", "minconvlstm", "convs5", "simvp", "black"))
-    said(f"with a squared error of {lstm} a frame (summed over its 4,096 pixels); MinConvLSTM has {minimal}, ConvS5 {s5} and SimVP {simvp}, "
-         f"where black frames have {black}", name)  # fmt: skip
+    said(f"with a squared error of {lstm} a frame (summed over its 4,096 pixels); MinConvLSTM has {minimal}, "
+         f"ConvS5 {s5} and SimVP {simvp}, where black frames have {black}", name)  # fmt: skip
     minutes = numbers("moving_mnist_results")["about"]["minutes"]
     words = {7: "seven", 9.5: "nine and a half"}
     least, most = (words[round(2 * end(minutes.values())) / 2] for end in (min, max))

@@ -344,6 +344,8 @@ def test_rows_by_length():
     assert data["T"].values.tolist() == [2, 8] and data["quartile"].values.tolist() == [0.25, 0.5, 0.75]
     np.testing.assert_allclose(data.training.sel(model="a", T=8), [7.2, 8, 8.8])
     assert np.isnan(data.memory.sel(model="b", T=2)) and np.isnan(data.training.sel(model="b", T=2)).all()
+    nothing = results.by_length([{"model": "a", "T": 2, "memory": 0}], "model", ["memory"])
+    assert nothing.memory.item() == 0  # and not missing
     with pytest.raises(ValueError, match="rows must hold at least one model; got none"):
         results.by_length([], "model", ["training"])
 

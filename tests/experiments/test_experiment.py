@@ -56,6 +56,10 @@ def test_seeds_train_together_on_a_gpu(experiment, monkeypatch):
 
 
 def test_one_model_alone_and_no_logs_of_what_is_not_trained(experiment):
+    with pytest.raises(ValueError, match="model must be one of convolution, one cell; got 'two cells'"):
+        experiment.train("short", models=("two cells",))
+    for run in experiment.runs("short")["convolution"]:
+        run.folder.mkdir(parents=True)  # begun, and without a checkpoint
     experiment.train("short", models=("one cell",))
     assert list(experiment.logs("short")) == ["one cell"]
     (rows,) = [read_log(run.folder) for run in experiment.runs("short")["one cell"] if run.seeds == (1,)]

@@ -159,6 +159,8 @@ def scores_of(filled: xr.Dataset, task, land: xr.DataArray) -> np.ndarray:
         ({"models": ["gru"]}, "models must be one of convgru.*got 'gru'"),
         ({"test": ("2005", "2006")}, r"at least 28 frames from 2005 to 2006 \(test\); got 0"),
         ({"days": 0}, "days must be"),
+        ({"days": 0.4}, "days must be at least a step of the series; got 0.4"),
+        ({"days": 400}, "at least 408 frames"),
         ({"weights": {"q": 2}}, "weights must be one of z, t; got 'q'"),
         ({"weights": {"z": -2}}, "weights of z must be"),
         ({"known": ["moon"]}, "known must be"),

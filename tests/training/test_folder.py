@@ -31,6 +31,7 @@ from helpers import (
 from safetensors.torch import load_file
 
 from minconv.training import fit, load_weights, read_log, restore
+from minconv.training.folder import LAST, latest, progress_of
 from minconv.training.state import LOG_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -118,6 +119,14 @@ def test_missing_runs(tmp_path):
         read_log(tmp_path / "none")
     with pytest.raises(ValueError, match="which must be one of best, last; got 'first'"):
         load_weights(tmp_path, "first")
+
+
+def test_how_far_a_run_is_without_its_weights(finished, tmp_path):
+    assert progress_of(finished) == latest(finished)[1] and progress_of(finished)["epoch"] == SETTINGS.epochs
+    assert progress_of(tmp_path / "none") == {"epoch": 0, "log": []}
+    train_until(tmp_path / "run", 6)
+    (tmp_path / "run" / LAST).write_bytes(b"damaged")
+    assert progress_of(tmp_path / "run") == latest(tmp_path / "run")[1]  # of the one before
 
 
 # What is refused

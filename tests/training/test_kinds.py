@@ -12,7 +12,6 @@ from torch.nn.functional import dropout
 
 from minconv.training import Run, fit, load_weights, read_log, restore
 from minconv.training.ensemble import Ensemble, stackable
-from minconv.training.folder import LAST, read_checkpoint, write_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -199,17 +198,6 @@ def test_what_a_kind_is_about_happens(tmp_path):
         alike = [torch.allclose(other, plain, rtol=0, atol=1e-5) for other in others]
         assert alike == [False, False, seed == 1]
     assert all(row["validation_loss"] > 50 for row in read_log(tmp_path / "Mode"))
-
-
-def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
-    """Which kept no buffers, and one name only of a tied weight."""
-    for kind, lost in ((Static, {"field"}), (Tied, {"two.weight", "three.weight", "three.bias"})):
-        folders = [trained(tmp_path / kind.__name__ / name, kind, (1, 2), until=4) for name in ("now", "before")]
-        tensors, header = read_checkpoint(folders[1] / LAST)
-        fewer = {name: value for name, value in tensors.items() if name.rpartition("model/")[2] not in lost}
-        assert len(fewer) == len(tensors) - 2 * len(lost)
-        write_checkpoint(folders[1] / LAST, fewer, header)
-        assert_same(*(trained(folder, kind, (1, 2)) for folder in folders))
 
 
 def test_dropout_draws_from_its_seed_alone(tmp_path):
