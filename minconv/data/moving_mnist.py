@@ -18,7 +18,6 @@ import hashlib
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -183,8 +182,6 @@ class MovingMNIST(Stored):
             "digits": hashlib.sha256(images.tobytes()).hexdigest(),
         }
         self.shape = (samples, frames, 1, SIZE, SIZE)
-        self.mean = self.std = None
-        self.dtype, self.device = torch.float32, torch.device("cpu")
 
     def sequences(self, numbers: Sequence[int], offsets: Sequence[int] = (0,), length: int | None = None) -> np.ndarray:
         """Frames uint8 [M, length, 64, 64] of some of the N sequences, from ``offsets`` on; by default all frames."""
@@ -202,13 +199,6 @@ class MovingMNIST(Stored):
             frames = self.sequences(numbers.tolist(), offsets.tolist(), length)
             found = torch.from_numpy(frames).unsqueeze(2).to(self.device).to(self.dtype) / 255
             yield found if self.mean is None else standardised(found, self.mean, self.std).to(self.dtype)
-
-    def normalised(
-        self, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype, device: torch.device | str
-    ) -> "MovingMNIST":
-        found = copy(self)
-        found.mean, found.std, found.dtype, found.device = mean, std, dtype, torch.device(device)
-        return found
 
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:

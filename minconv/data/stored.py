@@ -5,10 +5,9 @@ import math
 import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import copy
 from functools import cached_property
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Self
 
 import cloudpickle
 import numpy as np
@@ -57,8 +56,6 @@ class StoredPieces(Stored):
         if not callable(prepare):
             raise TypeError(f"prepare must be a function of a stretch of the series; got {prepare!r}")
         self.series, self.length, self.workers, self.prepare = series, length, whole("workers", workers), prepare
-        self.mean = self.std = None
-        self.dtype, self.device = torch.float32, torch.device("cpu")
         self.shape = (steps // length - 1, 2 * length, *self._stretch(0, 1).shape[1:])
         self._last = steps // length * length  # further frames are in no piece
 
@@ -72,11 +69,9 @@ class StoredPieces(Stored):
 
     def normalised(
         self, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype, device: torch.device | str
-    ) -> "StoredPieces":
+    ) -> Self:
         _ = self._looked_at  # once for all copies
-        found = copy(self)
-        found.mean, found.std, found.dtype, found.device = mean, std, dtype, torch.device(device)
-        return found
+        return super().normalised(mean, std, dtype, device)
 
     @property
     def statistics(self) -> tuple[list[float], list[float]]:

@@ -4,7 +4,8 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ class Stored(ABC):
     """Trajectories [N, T, C, H, W] that are read when they are needed; see ``minconv.data.stored``."""
 
     shape: tuple[int, ...]
-    device: torch.device
-    dtype: torch.dtype
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    dtype = torch.float32
+    device = torch.device("cpu")
 
     @abstractmethod
     def read(self, windows: Iterable[tuple[Tensor, Tensor]], length: int) -> Iterator[Tensor]:
@@ -35,11 +38,13 @@ class Stored(ABC):
     def digest(self) -> str:
         """Of all values."""
 
-    @abstractmethod
     def normalised(
         self, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype, device: torch.device | str
-    ) -> "Stored":
+    ) -> Self:
         """What the function of this name gives."""
+        found = copy(self)
+        found.mean, found.std, found.dtype, found.device = mean, std, dtype, torch.device(device)
+        return found
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minconv.core.layers import PaddedConv2d, check_dtype, on_frames
+from minconv.models.closed_loop import frame_by_frame
 from minconv.models.convs5_cell import EPS, ConvS5, ConvSSM, GroupNorm, PixelNorm, lecun_normal
 from minconv.models.pretrained import Pretrained
 from minconv.runtime.checks import whole
@@ -171,11 +172,9 @@ class ConvS5Network(Pretrained):
         in closed loop, which frames enter as the decoder makes them."""
         whole("horizon", horizon, 0)
         prediction, states = self.advance(frames)
-        predictions = [prediction]
-        for _ in range(horizon):
-            prediction, states = self.advance(prediction[:, -1:], states)
-            predictions.append(prediction)
-        return torch.cat(predictions, dim=1)
+        if not horizon:
+            return prediction
+        return torch.cat([prediction, frame_by_frame(self, prediction[:, -1], states, None, horizon)], dim=1)
 
     def advance(self, frames: Tensor, states: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Predictions [B, T, C, H, W] for frames [B, T, C, H, W], and the states of all layers after them."""

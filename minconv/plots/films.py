@@ -190,26 +190,11 @@ def forecast_player(
     model = ipywidgets.Dropdown(options=[(words(name), name) for name in models], description="cell")
     seed = ipywidgets.IntSlider(0, 0, whole("seeds", seeds, least=1) - 1, description="seed", **wide)
     context = ipywidgets.IntSlider(first, least, most, description="frames seen", **wide)
-    made = Film(forecast(model.value, 0, first), first, **options)
-    time = ipywidgets.IntSlider(1, 1, len(made.times), description="frame t", layout={"width": "30em"})
-    play = ipywidgets.Play(min=1, max=len(made.times), interval=150, show_repeat=True)
-    ipywidgets.jslink((play, "value"), (time, "value"))
-    image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-    picture = cache(made.picture)
-
-    def draw(change: Mapping | None = None) -> None:
-        image.value = picture(time.value - 1)
-
-    def another(change: Mapping) -> None:
-        nonlocal picture
-        picture = cache(Film(forecast(model.value, seed.value, context.value), context.value, **options).picture)
-        draw()
-
-    for widget in (model, seed, context):
-        widget.observe(another, "value")
-    time.observe(draw, "value")
-    draw()
-    return ipywidgets.VBox([ipywidgets.HBox([model, seed, context]), ipywidgets.HBox([play, time]), image])
+    return _player(
+        lambda: Film(forecast(model.value, seed.value, context.value), context.value, **options),
+        [model, seed, context],
+        ("frame t", 1),
+    )
 
 
 class WaveFilm(Moving):
@@ -258,9 +243,7 @@ class WaveFilm(Moving):
         return [*self.images, self.title]
 
 
-def wave_player(
-    waves: Callable[[float, float], xr.DataArray], depth: xr.DataArray, reach: float, milliseconds: int = 120
-) -> ipywidgets.VBox:
+def wave_player(waves: Callable[[float, float], xr.DataArray], depth: xr.DataArray, reach: float) -> ipywidgets.VBox:
     """A :class:`WaveFilm` by widgets, for a live kernel: where the wave starts, and which time.
 
     Args:
@@ -274,23 +257,31 @@ def wave_player(
         )
         for axis in "xy"
     ]
-    made = WaveFilm(waves(*(place.value for place in places)), depth)
-    time = ipywidgets.IntSlider(0, 0, made.count - 1, description="frame", layout={"width": "30em"})
-    play = ipywidgets.Play(max=made.count - 1, interval=positive("milliseconds", milliseconds), show_repeat=True)
+    return _player(lambda: WaveFilm(waves(*(place.value for place in places)), depth), places, ("frame", 0))
+
+
+def _player(
+    make: Callable[[], Moving], chosen: Sequence[ipywidgets.Widget], number: tuple[str, int]
+) -> ipywidgets.VBox:
+    """What is made, as widgets say that choose it; ``number`` is what a picture's is called, and the first."""
+    made, (name, first) = make(), number
+    ends = {"min": first, "max": first + made.count - 1}
+    time = ipywidgets.IntSlider(first, **ends, description=name, layout={"width": "30em"})
+    play = ipywidgets.Play(**ends, interval=150, show_repeat=True)
     ipywidgets.jslink((play, "value"), (time, "value"))
     image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
     picture = cache(made.picture)
 
     def draw(change: Mapping | None = None) -> None:
-        image.value = picture(time.value)
+        image.value = picture(time.value - first)
 
     def another(change: Mapping) -> None:
         nonlocal picture
-        picture = cache(WaveFilm(waves(*(place.value for place in places)), depth).picture)
+        picture = cache(make().picture)
         draw()
 
-    for place in places:
-        place.observe(another, "value")
+    for widget in chosen:
+        widget.observe(another, "value")
     time.observe(draw, "value")
     draw()
-    return ipywidgets.VBox([ipywidgets.HBox(places), ipywidgets.HBox([play, time]), image])
+    return ipywidgets.VBox([ipywidgets.HBox([*chosen]), ipywidgets.HBox([play, time]), image])
