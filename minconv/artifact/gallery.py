@@ -129,12 +129,12 @@ def words(notebooks: str) -> Callable[[Path], str]:
 
 def short_list(root: Path) -> str:
     """The README's list, some notebooks a row: picture, title, claim, and how long profile laptop takes."""
-    cells = []
+    cells, seconds = [], read_times(root / "notebooks").get("laptop", {}).get("notebooks", {})
     for place, notebook in enumerate(read_notebooks(root)):
-        picture, time = _picture(notebook.face(root / "figures"), "figures", 180), _minutes(notebook, root)["laptop"]
-        told = f'<a href="notebooks/{notebook.path.name}">{notebook.name}</a>: {notebook.short}' + (
-            f" <i>{time}</i>" * bool(time)
-        )
+        picture, name = _picture(notebook.face(root / "figures"), "figures", 180), notebook.path.stem
+        told = f'<a href="notebooks/{notebook.path.name}">{notebook.name}</a>: {notebook.short}'
+        if name in seconds:
+            told += f" <i>{_about(seconds[name]).replace(' ', SPACE)}</i>"
         width = f' width="{100 // PER_ROW}%"' * (place < PER_ROW)  # of the first row, and so of all
         cells.append(f"<td{width}>{picture}<br>{told}</td>")
     rows = ["".join(cells[place : place + PER_ROW]) for place in range(0, len(cells), PER_ROW)]
