@@ -65,7 +65,7 @@ class Sizes:
     """How much is measured.
 
     Args:
-        name: ``smoke``, ``quick`` or ``full``.
+        name: ``smoke``, ``short``, ``quick`` or ``full``.
         scans: shapes [B, T, C, H, W] of the states of a scan.
         large_scans: more of them for a GPU, which only these fill.
         gatings: of the scan.
@@ -105,6 +105,18 @@ SIZES = {
             starts=1,
             seconds=0,
             repeats=(2, 2),
+        ),
+        Sizes(
+            name="short",
+            scans=((4, 20, *TAIL), *((1, T, *TAIL) for T in (20, 128))),
+            large_scans=(),
+            gatings=("lstm",),
+            lengths=(20, 128, 512),
+            steps=(PAPER, Step(5, 10), Step(20), Step(128)),
+            seeds=3,
+            starts=1,
+            seconds=4,
+            repeats=(5, 25),
         ),
         Sizes(
             name="quick",

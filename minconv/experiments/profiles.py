@@ -86,7 +86,7 @@ PROFILES = {
     profile.name: profile
     for profile in (
         Profile("smoke", (1234, 1235), "smoke", 3),
-        Profile("laptop", (1234,), "quick", 3),
+        Profile("laptop", (1234,), "short", 3),
         Profile("study", (1234, 1235, 1236), "quick", 5),
         Profile("paper", (1234, 1235, 1236, 1237, 1238), "full", 11),
     )
