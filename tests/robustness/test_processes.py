@@ -202,9 +202,7 @@ def assert_close(found: Path, expected: Path, seeds: tuple[int, ...], tolerance:
     for which in ("last", "best"):
         one, other = load_weights(found, which), load_weights(expected, which)
         assert tuple(one) == tuple(other) == seeds
-        for seed in seeds:
-            for name, weight in other[seed].items():
-                torch.testing.assert_close(one[seed][name], weight, rtol=0, atol=tolerance)
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
     for row, other in zip(rows(found), rows(expected), strict=True):
         assert row == pytest.approx(other, rel=10 * tolerance)
 
