@@ -140,6 +140,12 @@ def run_script(command: list[str], **environment: str) -> subprocess.CompletedPr
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+def torchrun(count: int, *words: Path | str) -> subprocess.CompletedProcess:
+    """Runs a file with its arguments in so many processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return run_script([*command, *map(str, words)])
+
+
 def printed(code: str, *options: str, env: dict[str, str] | None = None) -> str:
     """What Python code prints in a process of its own."""
     command = [sys.executable, *options, "-c", code]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, assert_all_near
+from helpers import ROOT, assert_all_near, forecaster
 
 from minconv import Forecaster
 from minconv.core import scan
@@ -82,8 +82,7 @@ def test_threads_share_the_work(gating, blocks, size, threads):
 
 @pytest.mark.parametrize("padding", ["circular", "sphere"])
 def test_a_model_is_the_same_with_any_number_of_threads(padding, threads):
-    torch.manual_seed(0)
-    model = Forecaster("minconvlstm", hidden=20, layers=2, padding=padding).double()
+    model = forecaster(hidden=20, size=(16, 16), padding=padding)
     frames = torch.randn(1, 6, 1, 16, 16).double()
     results = []
     for count in (1, 2, 5):
@@ -103,8 +102,7 @@ def test_without_openmp_one_thread_does_all(threads, monkeypatch):
 
 @pytest.mark.parametrize("cell", ["minconvlstm", "convlstm"])
 def test_under_checkpoint(cell):
-    torch.manual_seed(0)
-    model, frames = Forecaster(cell, hidden=4, layers=2, size=(6, 6)).double(), torch.randn(2, 5, 1, 6, 6).double()
+    model, frames = forecaster(cell, size=(6, 6)), torch.randn(2, 5, 1, 6, 6).double()
     expected = step(model, frames)
     changed = torch.nn.Module()
     changed.model = model
@@ -122,8 +120,7 @@ def test_the_cpus_layout_goes_through_a_layer_without_copies():
 
 
 def test_gradients_that_can_be_differentiated_are_the_same():
-    torch.manual_seed(0)
-    model, frames = Forecaster("minconvlstm", hidden=4, layers=2, size=(6, 6)).double(), torch.randn(2, 5, 1, 6, 6)
+    model, frames = forecaster(size=(6, 6)), torch.randn(2, 5, 1, 6, 6)
     weights = list(model.parameters())
     once, again = (
         torch.autograd.grad(model(frames.double(), 2).square().sum(), weights, create_graph=create)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from helpers import assert_all_near, random
+from helpers import assert_all_near, forecaster, random
 
 from minconv import Forecaster
 from minconv.core import scan
@@ -98,8 +98,7 @@ def scan_part(rank: int, parts: tuple[int, ...], kind: str, traffic: Traffic, **
 
 def forecast_part(rank: int, parts: tuple[int, ...], cell: str, **options: Any) -> dict[str, Any]:
     """A teacher-forced pass over this process's frames, and the gradients of the weights summed over all."""
-    torch.manual_seed(0)
-    model = Forecaster(cell, 1, 4, 2, (4, 4), backend="distributed", **options).double()
+    model = forecaster(cell, size=(4, 4), backend="distributed", **options)
     frames = random(2, sum(parts) + 1, 1, 4, 4, seed=5)
     prediction = model(part_of(frames[:, :-1], parts, rank))
     error = prediction - part_of(frames[:, 1:], parts, rank)
@@ -224,8 +223,7 @@ def test_sends_two_numbers_forward_and_one_back(ranks, case):
 def test_a_forecaster_is_that_of_one_process(ranks, name):
     cell, options = MODELS[name]
     parts = PARTS[len(ranks)][0]
-    torch.manual_seed(0)
-    model = Forecaster(cell, 1, 4, 2, (4, 4), **options | {"checkpoint": False}).double()
+    model = forecaster(cell, size=(4, 4), **options | {"checkpoint": False})
     frames = random(2, sum(parts) + 1, 1, 4, 4, seed=5)
     prediction = model(frames[:, :-1])
     (prediction - frames[:, 1:]).square().mean().backward()

@@ -174,8 +174,7 @@ def test_cell_by_name_or_class_and_its_options():
 @pytest.mark.parametrize("dilation, width", [(1, 9), (2, 17), ((1, 2, 4, 1), 17)])
 def test_what_a_step_sees(cell, dilation, width):
     """The cells of a frame on which the centre of the next one depends, of 21."""
-    torch.manual_seed(0)
-    model = Forecaster(cell, hidden=2, size=(1, 21), padding="zeros", dilation=dilation).double()
+    model = make(cell, hidden=2, layers=4, size=(1, 21), padding="zeros", dilation=dilation)
     model.norms = torch.nn.ModuleList(Sum() for _ in model.norms)  # the norm sees the whole frame
     x = random(1, 1, 1, 1, 21).requires_grad_()
     model(x)[0, 0, 0, 0, 10].backward()

@@ -19,9 +19,9 @@ from helpers import (
     raising,
     rows,
     run,
-    run_script,
     state,
     stop_at,
+    torchrun,
     train_one,
     train_until,
     waves,
@@ -390,8 +390,7 @@ def train_both(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_under_torchrun_are_one(tmp_path):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run_script([sys.executable, *torchrun, __file__, str(tmp_path / "two")])
+    done = torchrun(2, __file__, tmp_path / "two")
     assert done.returncode == 0, done.stderr
     train_both(tmp_path / "one")
     for seeds in ((1,), (1, 2)):
