@@ -279,19 +279,17 @@ def parts(state) -> tuple[torch.Tensor, ...]:
     return state if isinstance(state, tuple) else (state,)
 
 
-def in_pieces(cell, x: torch.Tensor, state, cuts: list[int]):
-    """Output and state of x cut along time into pieces, each given the state of the one before."""
-    outputs = []
-    for piece in x.tensor_split(cuts, dim=1):
-        y, state = cell(piece, state)
-        outputs.append(y)
-    return torch.cat(outputs, 1), state
-
-
 def of_cell(cell, x: torch.Tensor, state, cuts: list[int]) -> list[torch.Tensor]:
-    """Output, final state, gradients of input and initial state and of all weights, of a loss in output and state."""
-    x = x.clone().requires_grad_()
+    """Output, final state, gradients of input and initial state and of all weights, of a loss in output and state.
+
+    x is cut along time into pieces, each of which is given the state after the one before.
+    """
+    x, outputs = x.clone().requires_grad_(), []
     leaves = () if state is None else tuple(h.clone().requires_grad_() for h in parts(state))
-    y, after = in_pieces(cell, x, (leaves if isinstance(state, tuple) else leaves[0]) if leaves else None, cuts)
+    after = leaves if isinstance(state, tuple) else leaves[0] if leaves else None
+    for piece in x.tensor_split(cuts, dim=1):
+        y, after = cell(piece, after)
+        outputs.append(y)
+    y = torch.cat(outputs, 1)
     loss = (y * random(*y.shape, dtype=y.dtype, seed=8)).sum() + sum(h.square().sum() for h in parts(after))
     return [y, *parts(after), *torch.autograd.grad(loss, (x, *leaves, *cell.parameters()))]
