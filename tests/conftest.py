@@ -1,13 +1,9 @@
 """Fixtures for the tests of the package."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
-
-REFERENCE = Path(__file__).resolve().parent / "reference"
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +13,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def reference() -> Callable[[str], dict[str, np.ndarray]]:
-    """``reference("minconvlstm_circular")``: the arrays of a file of tests/reference by name."""
-
-    def load(name: str) -> dict[str, np.ndarray]:
-        with np.load(REFERENCE / f"{name}.npz") as arrays:
-            return dict(arrays)
-
-    return load

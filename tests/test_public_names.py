@@ -1,10 +1,9 @@
 """``import minconv`` is light, and the names that a README or a user's script needs are there, each explained."""
 
-import subprocess
-import sys
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
+
+from helpers import printed
 
 import minconv
 
@@ -33,9 +32,7 @@ NAMES = {
 
 def test_import_loads_nothing_heavy():
     code = f"import sys, minconv; print(*({HEAVY!r} & sys.modules.keys()))"
-    root = Path(__file__).parents[1]
-    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
-    assert shown.split() == []
+    assert printed(code).split() == []
 
 
 def test_public_names():

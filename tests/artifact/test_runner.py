@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import ROOT
+from helpers import ROOT, contents, wait_for
 
 from minconv.artifact import run as runner
 from minconv.artifact.fingerprint import fingerprint, modules
@@ -211,10 +211,6 @@ def test_failure_names_the_notebook_and_how_to_go_on(project):
 # --- publishing -----------------------------------------------------------------------------------
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
 def test_publish_copies_outputs_and_mirrors_figures(project):
     project.run()
     project.figures.mkdir()
@@ -326,13 +322,6 @@ def test_papermill_runs_fails_and_what_it_wrote_is_published(tmp_path):
     assert [cell["execution_count"] for cell in cells] == [1, 2, 3, 4]  # papermill's own cell is not there
     assert cells[2]["outputs"][0]["data"]["text/plain"] == ["42"] and cells[2]["outputs"][0]["execution_count"] == 3
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"drawn.pdf", "drawn.png"}
-
-
-def wait_for(condition, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 def gone(process: int) -> bool:

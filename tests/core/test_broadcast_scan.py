@@ -1,30 +1,24 @@
 """The scan with an a that is smaller than b: what the whole a gives, and nothing of a's written in b's shape."""
 
+from functools import partial
 from itertools import product
 
 import pytest
 import torch
-from helpers import loop
+from helpers import assert_all_near, loop, values_and_gradients
 
 from minconv.core import scan
 from minconv.core.scan import linear_scan, usable
 from minconv.kernels import distributed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "poisoned")
 
 TOLERANCE = {torch.complex128: 1e-12, torch.complex64: 5e-6, torch.float64: 1e-12, torch.float32: 5e-6}
 SHAPE = (2, 9, 3, 4, 5)  # of b
+assert_near = partial(assert_all_near, check_dtype=False)
 STEADY = [(3, 1, 1), (1, 1, 3, 1, 1), (2, 1, 3, 4, 5), (5,), (1,), (), (2, 1, 1, 1, 1)]
 OTHERS = [(9, 1, 1, 1), (2, 9, 1, 1, 1), (1, 9, 3, 4, 5), (9, 3, 4, 5)]
 BACKENDS = [name for name in ("reference", "linear", "cpu") if name in usable("cpu")]
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """Uninitialised memory holds NaN, so that an element never written is seen."""
-    for name in ("empty", "empty_like"):
-        make = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *size, make=make, **options: make(*size, **options).fill_(torch.nan))
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype, size: tuple[int, ...] = SHAPE) -> list[torch.Tensor]:
@@ -38,21 +32,6 @@ def draw(shape: tuple[int, ...], dtype: torch.dtype, size: tuple[int, ...] = SHA
 def laid_out(x: torch.Tensor) -> torch.Tensor:
     """The same with channels last in memory."""
     return x.movedim(-3, -1).contiguous().movedim(-1, -3)
-
-
-def values_and_gradients(function, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    inputs = [x.detach().requires_grad_() for x in inputs]
-    h = function(*inputs)
-    cotangent = torch.randn(*h.shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(9))
-    cotangent = (cotangent if h.is_complex() else cotangent.real).to(h.dtype)
-    return [h.detach(), *torch.autograd.grad(h, inputs, cotangent)]
-
-
-def assert_near(found, expected, tolerance: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape
-        scale = max(1.0, other.abs().max().item()) if other.numel() else 1.0
-        torch.testing.assert_close(one.to(other.dtype), other, rtol=0, atol=tolerance * scale)
 
 
 def whole(a: torch.Tensor, b: torch.Tensor, h0: torch.Tensor) -> torch.Tensor:
@@ -178,8 +157,8 @@ def test_traced():
 @pytest.mark.parametrize("size", [(0, 3, 3, 4, 5), (2, 3, 3, 0, 5)])
 def test_nothing_in_nothing_out(size):
     inputs = draw((3, 1, 1), torch.complex128, size)
-    found = values_and_gradients(linear_scan, *inputs)
-    assert found[0].shape == size and torch.equal(found[1], torch.zeros_like(inputs[0]))
+    h, _, of_a, *_ = values_and_gradients(linear_scan, *inputs)
+    assert h.shape == size and torch.equal(of_a, torch.zeros_like(inputs[0]))
 
 
 # Bad input

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import assert_all_near, of_cell, parts, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -28,43 +29,15 @@ def make(name: str, dtype: torch.dtype = torch.float64, padding: str = "circular
     return CELLS[name](2, 3, padding=padding, **options).to(dtype)
 
 
-def random(*size: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def parts(state) -> tuple[torch.Tensor, ...]:
-    return state if isinstance(state, tuple) else (state,)
-
-
-def in_pieces(cell: Cell, x: torch.Tensor, state, cuts: list[int]):
-    """Output and state of x cut along time into pieces, each given the state of the one before."""
-    outputs = []
-    for piece in x.tensor_split(cuts, dim=1):
-        y, state = cell(piece, state)
-        outputs.append(y)
-    return torch.cat(outputs, 1), state
-
-
-def values_and_gradients(cell: Cell, x: torch.Tensor, state, cuts: list[int]) -> list[torch.Tensor]:
-    """Output, final state, gradients of input and initial state and of all weights, of a loss in output and state."""
-    x = x.clone().requires_grad_()
-    leaves = () if state is None else tuple(h.clone().requires_grad_() for h in parts(state))
-    y, after = in_pieces(cell, x, (leaves if isinstance(state, tuple) else leaves[0]) if leaves else None, cuts)
-    loss = (y * random(*y.shape, dtype=y.dtype, seed=8)).sum() + sum(h.square().sum() for h in parts(after))
-    return [y, *parts(after), *torch.autograd.grad(loss, (x, *leaves, *cell.parameters()))]
-
-
 @pytest.mark.parametrize("given_state, steps, dtype", [(False, 5, torch.float64), (True, 4, torch.float32)])
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_parallel_is_stepped_is_two_halves(name, padding, given_state, steps, dtype):
     cell, x = make(name, dtype, padding), random(2, steps, 2, 4, 6, dtype=dtype)
     with torch.no_grad():
         state = cell(random(2, 3, 2, 4, 6, dtype=dtype, seed=5))[1] if given_state else None
-    whole = values_and_gradients(cell, x, state, [])
+    whole = of_cell(cell, x, state, [])
     for cuts in (list(range(1, steps)), [steps // 2]):
-        for one, other in zip(values_and_gradients(cell, x, state, cuts), whole, strict=True):
-            scale = max(1.0, other.abs().max().item())
-            torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE[dtype] * scale)
+        assert_all_near(of_cell(cell, x, state, cuts), whole, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("name", MINIMAL)
@@ -73,9 +46,8 @@ def test_parallel_is_stepped_is_two_halves(name, padding, given_state, steps, dt
 )
 def test_backends_agree(name, backend):
     x = random(2, 5, 2, 4, 4)
-    found = values_and_gradients(make(name, backend=backend), x, None, [])
-    for one, other in zip(found, values_and_gradients(make(name), x, None, []), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    found, expected = (of_cell(cell, x, None, []) for cell in (make(name, backend=backend), make(name)))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_missing_state_is_the_initial_one(name):
@@ -202,8 +174,7 @@ def test_steps_follow_the_equations(equations):
     for t in range(4):
         state = equations(cell, x[:, t], state)
         torch.testing.assert_close(y[:, t], parts(state)[0], rtol=1e-12, atol=1e-12)
-    for one, other in zip(parts(after), parts(state), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(parts(after), parts(state), rtol=1e-12, atol=1e-12)
 
 
 def test_under_autocast_states_keep_the_precision_of_the_input(name):

@@ -4,57 +4,29 @@ from math import pi
 
 import pytest
 import torch
+from helpers import padded, random
 from torch.nn import functional as F
 
 from minconv.core import layers
 from minconv.core.layers import PADDINGS, PaddedConv2d, on_frames, wrap
 from minconv.core.scan import usable
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "poisoned")
 
 
 @pytest.fixture(params=["kernels", "eager"], autouse=True)
 def way(request, monkeypatch) -> str:
-    """With the compiled kernels, and as where there are none; uninitialised memory holds NaN."""
+    """With the compiled kernels, and as where there are none."""
     if request.param == "eager":
         monkeypatch.setattr(layers, "_fused_wrap", lambda x: None)
     elif "cpu" not in usable("cpu"):
         pytest.skip("needs numba")
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        make = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *size, make=make, **options: make(*size, **options).fill_(torch.nan))
     return request.param
 
 
 def conv(padding: str, kernel: int = 3, into: int = 2, out: int = 3) -> PaddedConv2d:
     torch.manual_seed(0)
     return PaddedConv2d(into, out, kernel, padding).double()
-
-
-def frames(*size: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def padded(x: torch.Tensor, padding: str, margins: tuple[int, int]) -> torch.Tensor:
-    """x [N, C, H, W] with margins (rows, columns), place by place."""
-    height, width = x.shape[-2:]
-
-    def value(r: int, c: int) -> torch.Tensor:
-        if padding == "replicate":
-            r, c = min(max(r, 0), height - 1), min(max(c, 0), width - 1)
-        if padding == "sphere" and r < 0:
-            r, c = -1 - r, c + width // 2
-        if padding == "sphere" and r >= height:
-            r, c = 2 * height - 1 - r, c + width // 2
-        if padding == "circular":
-            r %= height
-        if padding in ("circular", "cylinder", "sphere"):
-            c %= width
-        inside = 0 <= r < height and 0 <= c < width
-        return x[..., r, c] if inside else torch.zeros_like(x[..., 0, 0])
-
-    rows, columns = (range(-margin, size + margin) for margin, size in zip(margins, (height, width), strict=True))
-    return torch.stack([torch.stack([value(r, c) for c in columns], -1) for r in rows], -2)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -73,22 +45,20 @@ def test_convolution_keeps_the_size_and_pads_place_by_place(padding, kernel, siz
     layer = conv(padding, kernel)
     if padding == "sphere":  # of even width only
         size = size[0], 2 * size[1]
-    x = frames(2, 2, *size).requires_grad_()
+    x = random(2, 2, *size).requires_grad_()
     expected = F.conv2d(padded(x, padding, (kernel // 2,) * 2), layer.weight, layer.bias)
     found = layer(x)
     assert found.shape == (2, 3, *size)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    inputs, cotangent = (x, layer.weight, layer.bias), frames(*found.shape, seed=2)
-    for one, other in zip(
-        torch.autograd.grad(found, inputs, cotangent), torch.autograd.grad(expected, inputs, cotangent), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    inputs, cotangent = (x, layer.weight, layer.bias), random(*found.shape, seed=2)
+    one, other = (torch.autograd.grad(y, inputs, cotangent) for y in (found, expected))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_gradcheck(padding):
     layer = conv(padding, into=1, out=1)
-    x = frames(1, 1, 2, 4).requires_grad_()
+    x = random(1, 1, 2, 4).requires_grad_()
     assert torch.autograd.gradcheck(layer, (x,))
     assert torch.autograd.gradgradcheck(layer, (x,))
 
@@ -103,13 +73,13 @@ POLES = {"circular": False, "sphere": True}
 @pytest.mark.parametrize("memory", FORMATS)
 @pytest.mark.parametrize("margins", [(0, 0), (1, 0), (0, 2), (3, 4)])
 def test_wrap_takes_margins_from_the_other_side(margins, memory, padding):
-    x = frames(2, 5, 3, 4).contiguous(memory_format=FORMATS[memory])
+    x = random(2, 5, 3, 4).contiguous(memory_format=FORMATS[memory])
     expected, pole = padded(x, padding, margins), POLES[padding]
     for dtype in (torch.float64, torch.float32):
         found = wrap(margins, x.to(dtype), pole)
         assert found.dtype == dtype and torch.equal(found, expected.to(dtype))
     x.requires_grad_()
-    cotangent = frames(*expected.shape, seed=2)
+    cotangent = random(*expected.shape, seed=2)
     (found,), (back,) = (
         torch.autograd.grad(y, x, cotangent) for y in (wrap(margins, x, pole), padded(x, padding, margins))
     )
@@ -122,9 +92,9 @@ def test_wrap_takes_margins_from_the_other_side(margins, memory, padding):
 def test_the_gradient_of_the_padded_convolution_is_its_adjoint(padding, memory, dtype, tolerance, kernel):
     """<A x, y> = <x, A' y> for the linear part A of the layer."""
     layer = conv(padding, kernel).to(dtype)
-    x = frames(3, 2, 5, 8).to(dtype).contiguous(memory_format=FORMATS[memory]).requires_grad_()
+    x = random(3, 2, 5, 8).to(dtype).contiguous(memory_format=FORMATS[memory]).requires_grad_()
     found = layer(x) - layer.bias.view(-1, 1, 1)
-    y = frames(*found.shape, seed=2).to(dtype).contiguous(memory_format=FORMATS[memory])
+    y = random(*found.shape, seed=2).to(dtype).contiguous(memory_format=FORMATS[memory])
     (back,) = torch.autograd.grad(found, x, y)
     one, other = ((a.double() * b.double()).sum() for a, b in ((found, y), (x, back)))
     torch.testing.assert_close(one, other, rtol=0, atol=tolerance * y.norm().item())
@@ -132,7 +102,7 @@ def test_the_gradient_of_the_padded_convolution_is_its_adjoint(padding, memory, 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_padding_in_vmap_over_any_dimension(padding):
-    layer, x = conv(padding), frames(2, 2, 2, 4, 6)
+    layer, x = conv(padding), random(2, 2, 2, 4, 6)
     for dim in (0, 1):
         expected = torch.stack([layer(one) for one in x.unbind(dim)])
         torch.testing.assert_close(torch.vmap(layer, in_dims=dim)(x), expected, rtol=0, atol=1e-14)
@@ -163,7 +133,7 @@ def test_on_the_sphere_a_harmonic_goes_on_over_the_poles(harmonic):
 
 def test_the_sphere_turns_and_mirrors_with_its_margins():
     """A field turned about the axis, or with its hemispheres or its longitudes exchanged, gives its margins so."""
-    x = frames(2, 3, 4, 6)
+    x = random(2, 3, 4, 6)
     for turn in (1, -4):
         assert torch.equal(wrap((2, 0), x.roll(turn, -1), pole=True), wrap((2, 0), x, pole=True).roll(turn, -1))
     for axis in (-2, -1):
@@ -171,25 +141,25 @@ def test_the_sphere_turns_and_mirrors_with_its_margins():
 
 
 def test_gradients_of_wrap_are_found_by_transforms_too():
-    x = frames(1, 1, 3, 4)
+    x = random(1, 1, 3, 4)
     found = torch.func.grad(lambda x: wrap((1, 2), x).square().sum())(x)
     assert torch.equal(found, torch.autograd.functional.jacobian(lambda x: wrap((1, 2), x).square().sum(), x))
 
 
 def test_no_frames():
-    x = frames(0, 3, 4, 5)
+    x = random(0, 3, 4, 5)
     assert wrap((1, 1), x).shape == (0, 3, 6, 7)
 
 
 def test_margins_larger_than_the_frame_are_refused():
     for pole in (False, True):
         with pytest.raises(ValueError, match=r"frames must be at least 5 wide where they wrap; got \[1, 1, 4, 6\]"):
-            wrap((5, 0), frames(1, 1, 4, 6), pole)
+            wrap((5, 0), random(1, 1, 4, 6), pole)
 
 
 def test_the_sphere_has_an_even_width():
     with pytest.raises(ValueError, match=r"the width of frames must be even for padding sphere; got \[1, 2, 4, 5\]"):
-        conv("sphere")(frames(1, 2, 4, 5))
+        conv("sphere")(random(1, 2, 4, 5))
 
 
 @pytest.mark.parametrize("padding", ["circular", "sphere", "replicate"])
@@ -201,14 +171,14 @@ def test_a_constant_stays_constant_where_nothing_is_zero(padding):
 
 @pytest.mark.parametrize("padding", ["cylinder", "sphere"])
 def test_the_globe_is_periodic_in_width_only(padding):
-    layer, x = conv(padding), frames(1, 2, 4, 6)
+    layer, x = conv(padding), random(1, 2, 4, 6)
     torch.testing.assert_close(layer(x.roll(2, -1)), layer(x).roll(2, -1), rtol=0, atol=1e-14)
     assert not torch.allclose(layer(x.roll(1, -2)), layer(x).roll(1, -2))
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_keeps_the_dtype_of_its_input_under_autocast(padding):
-    layer, x = conv(padding).float(), frames(1, 2, 4, 4).float()
+    layer, x = conv(padding).float(), random(1, 2, 4, 4).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = layer(x)
     assert found.dtype == torch.float32
@@ -216,7 +186,7 @@ def test_keeps_the_dtype_of_its_input_under_autocast(padding):
 
 
 def test_on_frames_is_the_layer_on_every_frame():
-    layer, x = conv("circular"), frames(2, 3, 2, 4, 5)
+    layer, x = conv("circular"), random(2, 3, 2, 4, 5)
     expected = torch.stack([layer(x[:, t]) for t in range(3)], 1)
     torch.testing.assert_close(on_frames(layer, x), expected, rtol=0, atol=1e-14)
 
@@ -224,7 +194,7 @@ def test_on_frames_is_the_layer_on_every_frame():
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("dilation", [2, 3])
 def test_a_dilated_kernel_is_a_larger_one_with_zeros_between(padding, dilation):
-    dilated, x = PaddedConv2d(2, 3, 3, padding, dilation).double(), frames(2, 2, 8, 6)
+    dilated, x = PaddedConv2d(2, 3, 3, padding, dilation).double(), random(2, 2, 8, 6)
     dense = PaddedConv2d(2, 3, 1 + 2 * dilation, padding).double()
     with torch.no_grad():
         dense.weight.zero_()[..., ::dilation, ::dilation] = dilated.weight
@@ -262,6 +232,6 @@ def test_rejects(arguments, error, message):
 )
 def test_rejects_frames_that_wrap_more_than_once(padding, size):
     with pytest.raises(ValueError, match="at least 2 wide where they wrap"):
-        conv(padding, 5)(frames(1, 2, *size))
+        conv(padding, 5)(random(1, 2, *size))
     if padding == "cylinder":
-        assert conv(padding, 5)(frames(1, 2, *size[::-1])).shape == (1, 3, 1, 4)
+        assert conv(padding, 5)(random(1, 2, *size[::-1])).shape == (1, 3, 1, 4)

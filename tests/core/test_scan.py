@@ -1,10 +1,11 @@
 """Every backend of the scan against the loop: output, final state and the gradient of every input."""
 
+from functools import partial
 from math import inf
 
 import pytest
 import torch
-from helpers import loop
+from helpers import assert_all_near, loop, random, values_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +13,12 @@ from minconv.core import scan
 from minconv.core.gates import INITIAL_STATE, Gating, coefficients, g, log_coefficients, log_g
 from minconv.core.scan import GATINGS, gated_scan, linear_scan, usable
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "poisoned")
 
 # largest error relative to the largest value; the logarithms lose digits with T, and more of them with large gates
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 3e-2}
 LOOSER = {"logspace": 200}
+assert_near = partial(assert_all_near, least=1e-3, check_dtype=False)
 COMPLEX = ("reference", "linear")
 HERE = usable("cuda" if torch.cuda.is_available() else "cpu")
 SLOW = {"triton"} if not torch.cuda.is_available() else set()  # in Triton's interpreter
@@ -42,24 +44,6 @@ def bearable(request) -> None:
         pytest.skip("takes an interpreter too long")
 
 
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """Uninitialised memory holds NaN, so that an element never written is seen."""
-
-    def poison(make):
-        return lambda *size, **options: make(*size, **options).fill_(torch.nan)
-
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu") -> torch.Tensor:
-    """Normal numbers, drawn in float64 so that every dtype sees the same ones, rounded."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(*shape, generator=generator, dtype=torch.complex128 if dtype.is_complex else torch.float64)
-    return drawn.to(device, dtype)
-
-
 def draw_linear(steps: int, tail: tuple[int, ...], dtype: torch.dtype, batch: int = 2, **options) -> list[torch.Tensor]:
     """a in (0, 1), b > 0 and h0 > 0, which every backend takes."""
     a = random(batch, steps, *tail, dtype=dtype, seed=1, **options)
@@ -77,20 +61,6 @@ def draw_gates(gating: str, steps: int, dtype: torch.dtype, scale: float = 1.0, 
 
 def gated_loop(gates: torch.Tensor, h0: torch.Tensor, gating: str) -> torch.Tensor:
     return loop(*coefficients(gates, gating), h0)
-
-
-def values_and_gradients(function, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    """Output, final state and the gradient of every input, for one random cotangent."""
-    inputs = [x.detach().requires_grad_() for x in inputs]
-    h = function(*inputs)
-    gradients = torch.autograd.grad(h, inputs, random(*h.shape, dtype=h.dtype, seed=9, device=h.device))
-    return [h.detach(), h[:, -1].detach(), *gradients]
-
-
-def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        scale = max(other.abs().max().item(), 1e-3) if other.numel() else 1.0
-        torch.testing.assert_close(one.to(other.dtype), other, rtol=0, atol=tolerance * scale)
 
 
 # Against the loop
@@ -325,8 +295,8 @@ def test_coefficients_are_the_papers(gating):
     expected = PAPER[gating](*inner)
     torch.testing.assert_close(a, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(b, (1 - expected) * torch.where(u < 0, u.sigmoid(), u + 0.5), rtol=1e-11, atol=0)
-    for log, value in zip(log_coefficients(gates, gating), (a, b), strict=True):
-        torch.testing.assert_close(log.exp(), value, rtol=1e-12, atol=0)
+    found = [log.exp() for log in log_coefficients(gates, gating)]
+    torch.testing.assert_close(found, [a, b], rtol=1e-12, atol=0)
 
 
 def test_g_is_positive_and_continuous():

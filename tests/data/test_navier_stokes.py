@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from helpers import reference
 
 from minconv.data import navier_stokes
 from minconv.data.navier_stokes import (
@@ -71,8 +72,8 @@ def test_advection_has_its_sign_and_orientation():
     assert relative(found, change) < 1e-3
 
 
-def test_matches_the_converged_reference_at_the_default_step(reference):
-    arrays = {name: torch.from_numpy(array) for name, array in reference("navier_stokes").items()}
+def test_matches_the_converged_reference_at_the_default_step():
+    arrays = reference("navier_stokes")
     torch.testing.assert_close(forcing(), arrays["forcing"], rtol=0, atol=1e-15)  # sines of another CPU's library
     arguments = {"viscosity": float(arrays["viscosity"]), "forcing": arrays["forcing"]}
     found = solve(arrays["w0"], arrays["times"].tolist(), **arguments)
@@ -83,8 +84,8 @@ def test_matches_the_converged_reference_at_the_default_step(reference):
 
 
 @pytest.mark.slow
-def test_the_published_scheme_is_the_published_one_and_far_less_accurate(reference):
-    arrays = {name: torch.from_numpy(array) for name, array in reference("navier_stokes").items()}
+def test_the_published_scheme_is_the_published_one_and_far_less_accurate():
+    arrays = reference("navier_stokes")
     found = published_scheme(arrays["w0"], arrays["times"].tolist(), 1e-3, arrays["forcing"])
     measured = relative(found, arrays["vorticity"]).mean(0)
     torch.testing.assert_close(measured, arrays["published_scheme_relative_l2"], rtol=1e-3, atol=0)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from helpers import ROOT
+from helpers import SHARED
 
 from minconv.data import public
 
-DATA = ROOT.parent / "shared" / "data"
+DATA = SHARED / "data"
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 import math
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 from grids import LAT, LON, make, position, write
+from helpers import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from minconv.data.cf import field_of
 from minconv.data.grid import area_weights, coarsen
 from minconv.data.series import frames, open_series, read_series, write_series
 
-AIR = Path(__file__).parents[3] / "shared" / "data" / "air_temperature.nc"
+AIR = SHARED / "data" / "air_temperature.nc"
 
 
 def check(series: xr.DataArray) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 import xarray as xr
 from grids import make, write
-from helpers import ROOT
+from helpers import SHARED
 
 from minconv.data.series import frames, open_series, read_series, write_series
 
-DATA = ROOT.parent / "shared" / "data"
+DATA = SHARED / "data"
 EUROPE, ATLANTIC = DATA / "era_interim_europe_2000-2010.nc", DATA / "ncep_slp_north_atlantic_2001-2010.nc"
 GFS = DATA / "gfs_z500_t850_2021.nc"
 

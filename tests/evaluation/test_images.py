@@ -48,8 +48,7 @@ def test_errors_are_sums_over_a_frame_and_psnr_is_a_mean_over_it():
     error = torch.tensor([[0.1, 0.2, 0.25], [0.0, 0.5, 0.01]])[:, :, None, None, None]
     found = mse(truth + error, truth), mae(truth - error, truth), psnr(truth + error, truth)
     flat = error.flatten(1).double()
-    for mine, theirs in zip(found, (8192 * flat**2, 8192 * flat, -20 * flat.log10()), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, (8192 * flat**2, 8192 * flat, -20 * flat.log10()), rtol=1e-5, atol=0)
     assert found[2][0].mean() > -10 * (mse(truth + error, truth)[0].mean() / 8192).log10()  # a mean of logarithms
 
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from helpers import adds_one
 from torch import nn
 
 from minconv import Forecaster
@@ -35,12 +36,6 @@ def series(values, start: str = "2001-01-01", hours: int = 6, lat=LAT, lon=LON, 
 
 def noise(frames: int, seed: int = 0, **options) -> xr.DataArray:
     return series(np.random.default_rng(seed).normal(size=(frames, len(LAT), len(LON))), **options)
-
-
-def adds_one(frames: torch.Tensor, horizon: int = 0) -> torch.Tensor:
-    """A model whose prediction is its last frame plus one, in closed loop too."""
-    steps = torch.arange(1, horizon + 1, dtype=frames.dtype).view(-1, 1, 1, 1)
-    return torch.cat([frames + 1, frames[:, -1:] + 1 + steps], 1)
 
 
 def test_forecast_continues_the_last_frame():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, assert_all_near, forecaster
 
 from minconv import Forecaster
 from minconv.core import scan
@@ -19,8 +20,6 @@ from minconv.kernels.autograd import Lanes
 numba = pytest.importorskip("numba")
 from minconv.kernels import compiled as kernels  # noqa: E402
 from minconv.kernels import cpu, cpu_loops, openmp  # noqa: E402 - which need numba
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @numba.njit(**kernels.FLAGS)
@@ -83,16 +82,14 @@ def test_threads_share_the_work(gating, blocks, size, threads):
 
 @pytest.mark.parametrize("padding", ["circular", "sphere"])
 def test_a_model_is_the_same_with_any_number_of_threads(padding, threads):
-    torch.manual_seed(0)
-    model = Forecaster("minconvlstm", hidden=20, layers=2, padding=padding).double()
+    model = forecaster(hidden=20, size=(16, 16), padding=padding)
     frames = torch.randn(1, 6, 1, 16, 16).double()
     results = []
     for count in (1, 2, 5):
         threads(count)
         results.append(step(model, frames))
     for other in results[1:]:
-        for one, two in zip(results[0], other, strict=True):
-            torch.testing.assert_close(one, two, rtol=0, atol=1e-12 * max(1, two.abs().max().item()))
+        assert_all_near(results[0], other, 1e-12)
 
 
 def test_without_openmp_one_thread_does_all(threads, monkeypatch):
@@ -105,14 +102,12 @@ def test_without_openmp_one_thread_does_all(threads, monkeypatch):
 
 @pytest.mark.parametrize("cell", ["minconvlstm", "convlstm"])
 def test_under_checkpoint(cell):
-    torch.manual_seed(0)
-    model, frames = Forecaster(cell, hidden=4, layers=2, size=(6, 6)).double(), torch.randn(2, 5, 1, 6, 6).double()
+    model, frames = forecaster(cell, size=(6, 6)), torch.randn(2, 5, 1, 6, 6).double()
     expected = step(model, frames)
     changed = torch.nn.Module()
     changed.model = model
     changed.forward = lambda *x: torch.utils.checkpoint.checkpoint(model, *x, use_reentrant=False)
-    for one, two in zip(step(changed, frames), expected, strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=1e-10 * max(1, two.abs().max().item()))
+    assert_all_near(step(changed, frames), expected, 1e-10)
 
 
 def test_the_cpus_layout_goes_through_a_layer_without_copies():
@@ -125,15 +120,13 @@ def test_the_cpus_layout_goes_through_a_layer_without_copies():
 
 
 def test_gradients_that_can_be_differentiated_are_the_same():
-    torch.manual_seed(0)
-    model, frames = Forecaster("minconvlstm", hidden=4, layers=2, size=(6, 6)).double(), torch.randn(2, 5, 1, 6, 6)
+    model, frames = forecaster(size=(6, 6)), torch.randn(2, 5, 1, 6, 6)
     weights = list(model.parameters())
     once, again = (
         torch.autograd.grad(model(frames.double(), 2).square().sum(), weights, create_graph=create)
         for create in (False, True)
     )
-    for one, two in zip(once, again, strict=True):
-        torch.testing.assert_close(two, one, rtol=0, atol=1e-12 * max(1, one.abs().max().item()))
+    assert_all_near(again, once, 1e-12)
     assert again[0].requires_grad
 
 

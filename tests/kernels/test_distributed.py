@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from helpers import assert_all_near, forecaster, random
 
 from minconv import Forecaster
 from minconv.core import scan
@@ -28,10 +29,6 @@ PARTS = {  # frames of each process
 MINIMAL = ("minconvgru", "minconvlstm", "minconvexplstm")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.complex128: 1e-12}
 LIMIT = 240  # seconds for all that a set of processes does
-
-
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def inputs(kind: str, steps: int, scale: float = 1.0) -> list[torch.Tensor]:
@@ -101,8 +98,7 @@ def scan_part(rank: int, parts: tuple[int, ...], kind: str, traffic: Traffic, **
 
 def forecast_part(rank: int, parts: tuple[int, ...], cell: str, **options: Any) -> dict[str, Any]:
     """A teacher-forced pass over this process's frames, and the gradients of the weights summed over all."""
-    torch.manual_seed(0)
-    model = Forecaster(cell, 1, 4, 2, (4, 4), backend="distributed", **options).double()
+    model = forecaster(cell, size=(4, 4), backend="distributed", **options)
     frames = random(2, sum(parts) + 1, 1, 4, 4, seed=5)
     prediction = model(part_of(frames[:, :-1], parts, rank))
     error = prediction - part_of(frames[:, 1:], parts, rank)
@@ -188,9 +184,7 @@ def ranks(request, tmp_path_factory) -> Iterator[list[dict[Any, Any]]]:
 
 
 def assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    assert found.shape == expected.shape
-    scale = max(expected.abs().max().item(), 1e-3) if expected.numel() else 1.0
-    torch.testing.assert_close(found.to(expected.dtype), expected, rtol=0, atol=tolerance * scale)
+    assert_all_near([found], [expected], tolerance, least=1e-3, check_dtype=False)
 
 
 @pytest.mark.slow
@@ -229,8 +223,7 @@ def test_sends_two_numbers_forward_and_one_back(ranks, case):
 def test_a_forecaster_is_that_of_one_process(ranks, name):
     cell, options = MODELS[name]
     parts = PARTS[len(ranks)][0]
-    torch.manual_seed(0)
-    model = Forecaster(cell, 1, 4, 2, (4, 4), **options | {"checkpoint": False}).double()
+    model = forecaster(cell, size=(4, 4), **options | {"checkpoint": False})
     frames = random(2, sum(parts) + 1, 1, 4, 4, seed=5)
     prediction = model(frames[:, :-1])
     (prediction - frames[:, 1:]).square().mean().backward()

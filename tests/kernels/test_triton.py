@@ -2,15 +2,14 @@
 interpreter, and compile for one all the same."""
 
 import os
-import subprocess
-import sys
 from functools import partial
 from importlib.util import find_spec
 from math import isqrt
-from pathlib import Path
 
+import helpers
 import pytest
 import torch
+from helpers import assert_all_near, printed, random
 
 from minconv.core.gates import GATINGS, coefficients
 from minconv.kernels import triton
@@ -26,28 +25,19 @@ SLOW = pytest.mark.slow if DEVICE == "cpu" else ()  # in the interpreter
 SOME = [pytest.param(gating, marks=SLOW if gating != "lstm" else ()) for gating in ALL]
 
 
-def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(DEVICE, dtype)
-
-
 def draw(gating: str, steps: int, *tail: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     """Inputs of the scan of two sequences of states ``tail``, and its cotangent."""
     channels, *frame = tail
-    h0, cotangent = random(2, *tail, seed=1, dtype=dtype), random(2, steps, *tail, seed=2, dtype=dtype)
+    normal = partial(random, dtype=dtype, device=DEVICE)
+    h0, cotangent = normal(2, *tail, seed=1), normal(2, steps, *tail, seed=2)
     if gating == "linear":
-        a, b = random(2, steps, *tail, seed=3, dtype=dtype).sigmoid(), random(2, steps, *tail, seed=4, dtype=dtype)
-        return [a, b, h0, cotangent]
-    return [random(2, steps, GATINGS[gating].blocks * channels, *frame, seed=5, dtype=dtype), h0, cotangent]
+        return [normal(2, steps, *tail, seed=3).sigmoid(), normal(2, steps, *tail, seed=4), h0, cotangent]
+    return [normal(2, steps, GATINGS[gating].blocks * channels, *frame, seed=5), h0, cotangent]
 
 
 def loop(gating: str, *inputs: torch.Tensor) -> torch.Tensor:
-    *gates, h = inputs
-    a, b = gates if gating == "linear" else coefficients(*gates, gating)
-    frames = []
-    for a_t, b_t in zip(a.unbind(1), b.unbind(1), strict=True):
-        h = a_t * h + b_t
-        frames.append(h)
-    return torch.stack(frames, 1)
+    *gates, h0 = inputs
+    return helpers.loop(*(gates if gating == "linear" else coefficients(*gates, gating)), h0)
 
 
 def scan(gating: str, *inputs: torch.Tensor, chunks: int | None = None) -> torch.Tensor:
@@ -65,8 +55,7 @@ def values_and_gradients(function, inputs: list[torch.Tensor]) -> list[torch.Ten
 def assert_loop(gating: str, inputs: list[torch.Tensor], chunks: int | None = None) -> None:
     found = values_and_gradients(partial(scan, gating, chunks=chunks), inputs)
     expected = values_and_gradients(partial(loop, gating), inputs)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * other.abs().max().item())
+    assert_all_near(found, expected, 1e-12, least=0)
 
 
 # Chunks of time
@@ -268,14 +257,7 @@ def test_available(package, gpu, interpreted, expected, monkeypatch):
 def fresh(code: str, **environment: str) -> str:
     """What ``code`` prints in a process of its own, which does not interpret."""
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        env=kept | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    return printed(code, env=kept | environment)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import parts, random
 from torch.utils.checkpoint import checkpoint
 
 from minconv.core.cells import CELLS, MinConvGRU, as_one
@@ -16,14 +17,10 @@ STATED = 3e-6  # root-mean-square error beside that of the output: ten times tha
 SIZES = [(3, 16, 16, 1, 40, 24), (1, 8, 12, 2, 9, 17), (2, 13, 18, 3, 16, 8), (1, 5, 6, 1, 1, 3), (5, 4, 4, 2, 33, 2)]
 
 
-def numbers(*size: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def problem(frames: int, height: int, width: int, into: int, out: int) -> list[torch.Tensor]:
     """x, weight, bias."""
-    weight = numbers(out, into, 3, 3, seed=2) / (9 * into) ** 0.5
-    return [numbers(frames, into, height, width), weight, numbers(out, seed=3)]
+    weight = random(out, into, 3, 3, seed=2) / (9 * into) ** 0.5
+    return [random(frames, into, height, width), weight, random(out, seed=3)]
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -44,7 +41,7 @@ def test_outputs_and_gradients_are_those_of_the_direct_convolution(
     torch.set_num_threads(threads)
     tensors = [x.requires_grad_() for x in problem(frames, height, width, into, out)]
     y = padded_conv2d(*tensors, padding, dilation, dilation, "direct")
-    along = numbers(*y.shape, seed=4)
+    along = random(*y.shape, seed=4)
     expected = [y, *torch.autograd.grad(y, tensors, along)]
     singles = single(tensors)
     y = padded_conv2d(*singles, padding, dilation, dilation, "winograd")
@@ -74,7 +71,7 @@ def test_rounds_less_than_half_of_what_the_usual_points_do():
 
     def error_of(points: tuple[float, float]) -> float:
         evaluate, kernel, tile = (matrix.float() for matrix in toom_cook(*points))
-        d, g = numbers(400, 32, 6, 6).float(), numbers(8, 32, 3, 3, seed=2).float()
+        d, g = random(400, 32, 6, 6).float(), random(8, 32, 3, 3, seed=2).float()
         v, u = tile @ d @ tile.T, kernel @ g @ kernel.T
         y = evaluate.T @ torch.einsum("pcij,ocij->poij", v, u) @ evaluate
         return error(y, torch.nn.functional.conv2d(d.double(), g.double()))
@@ -111,7 +108,7 @@ def test_second_derivatives():
 def test_weights_said_not_to_change_are_transformed_once(monkeypatch):
     made, transform = [], winograd._nodes_of
     monkeypatch.setattr(winograd, "_nodes_of", lambda kernels: made.append(1) or transform(kernels))
-    conv, x = PaddedConv2d(8, 8, method="winograd"), numbers(1, 8, 8, 8).float()
+    conv, x = PaddedConv2d(8, 8, method="winograd"), random(1, 8, 8, 8).float()
     with constant_weights():
         first, second = conv(x), conv(x)
     assert len(made) == 2 and torch.equal(first, second)  # that for y and that for the gradient
@@ -130,7 +127,7 @@ def test_serves_where_it_is_faster_and_where_it_is_asked_for():
     expected = {(16, 16, 1): True, (16, 16, 4): True, (8, 8, 1): True, (5, 5, 1): False, (9, 9, 4): False}
     assert fits == expected
     assert not winograd.pays(torch.zeros(1, 1, 16, 16), weight[:, :1], 1)  # one channel: nothing to multiply
-    x = numbers(1, 8, 5, 5).float()
+    x = random(1, 8, 5, 5).float()
     for method, name in (("auto", "Conv"), ("direct", "Conv"), ("winograd", "_Conv")):
         assert type(PaddedConv2d(8, 8, method=method)(x).grad_fn).__name__.startswith(name)
     with pytest.raises(ValueError, match="method must be one of auto, direct, winograd; got 'fast'"):
@@ -155,7 +152,7 @@ def test_frames_without_places_are_refused(cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_layer_as_one_operation_is_checkpointed(cell):
-    layer, x = CELLS[cell](8, 8), numbers(1, 2, 8, 8, 8).float().requires_grad_()
+    layer, x = CELLS[cell](8, 8), random(1, 2, 8, 8, 8).float().requires_grad_()
     grads = []
     for run in (lambda x: layer(x)[0], lambda x: checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)):
         grads.append(torch.autograd.grad(run(x).square().sum(), [x, *layer.parameters()]))
@@ -163,7 +160,7 @@ def test_a_layer_as_one_operation_is_checkpointed(cell):
 
 
 def test_what_is_not_finite_is_seen():
-    x = numbers(1, 8, 8, 8).float()
+    x = random(1, 8, 8, 8).float()
     x[0, 3, 2, 2] = torch.nan
     y = PaddedConv2d(8, 8, padding="circular", method="winograd")(x)
     direct = PaddedConv2d(8, 8, padding="circular", method="direct")(x)
@@ -185,15 +182,13 @@ def test_a_layer_as_one_operation_is_the_layer(cell, padding, dilation, size, th
     reference.load_state_dict(layer.state_dict())
     results = []
     for kind, dtype in ((layer, torch.float32), (reference, torch.float64)):
-        x = numbers(*size).to(dtype).requires_grad_()
+        x = random(*size).to(dtype).requires_grad_()
         state = kind.init_state(x.detach())
-        parts = state if isinstance(state, tuple) else (state,)
-        parts = [(part + 0.3 * numbers(*part.shape, seed=5).to(dtype)).requires_grad_() for part in parts]
-        y, after = kind(x, tuple(parts) if isinstance(state, tuple) else parts[0])
-        after = after if isinstance(after, tuple) else (after,)
-        loss = (y * numbers(*y.shape, seed=6).to(dtype)).sum() + sum(part.square().sum() for part in after)
-        inputs = [x, *parts, *kind.parameters()]
-        results.append([y, *after, *torch.autograd.grad(loss, inputs)])
+        before = [(part + 0.3 * random(*part.shape, seed=5, dtype=dtype)).requires_grad_() for part in parts(state)]
+        y, after = kind(x, tuple(before) if isinstance(state, tuple) else before[0])
+        loss = (y * random(*y.shape, seed=6, dtype=dtype)).sum() + sum(part.square().sum() for part in parts(after))
+        inputs = [x, *before, *kind.parameters()]
+        results.append([y, *parts(after), *torch.autograd.grad(loss, inputs)])
         assert (as_one(next(m for m in kind.modules() if isinstance(m, PaddedConv2d)), x) is not None) == (
             kind is layer
         )
@@ -205,7 +200,7 @@ def test_a_layer_as_one_operation_has_second_derivatives_and_gives_way_to_transf
     torch.manual_seed(0)
     layer, direct = (CELLS[cell](2, 3, padding="circular", method=method) for method in ("winograd", "direct"))
     direct.load_state_dict(layer.state_dict())
-    x, seconds = numbers(1, 2, 2, 4, 4).float().requires_grad_(), []
+    x, seconds = random(1, 2, 2, 4, 4).float().requires_grad_(), []
     for one in (layer, direct):
         (grad,) = torch.autograd.grad(one(x)[0].pow(2).sum(), x, create_graph=True)
         seconds.append(torch.autograd.grad(grad.square().sum(), next(one.parameters()))[0])
@@ -215,7 +210,7 @@ def test_a_layer_as_one_operation_has_second_derivatives_and_gives_way_to_transf
 
 
 def test_the_layer_of_a_backend_that_is_named_is_not_one_operation():
-    x = numbers(1, 2, 8, 8, 8).float()
+    x = random(1, 2, 8, 8, 8).float()
     names = [type(MinConvGRU(8, 8, backend=name)(x)[0].grad_fn).__name__ for name in ("auto", "linear")]
     assert names[0] != names[1]
 

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from helpers import assert_all_near, of_cell, random
 from torch.nn import functional as F
 
 from minconv.core.cells import Cell
@@ -22,10 +23,6 @@ BACKENDS = [name for name in ("reference", "linear", "cpu") if name in usable("c
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 3e-5}
 
 
-def random(*size: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
 def make(kind: str = "operator", dtype: torch.dtype = torch.float64, **options) -> Cell:
     """Of 4 channels to 4, with 3 complex states that decay in some frames."""
     torch.manual_seed(0)
@@ -40,27 +37,6 @@ def make(kind: str = "operator", dtype: torch.dtype = torch.float64, **options) 
 
 def ssm(cell: Cell) -> ConvSSM:
     return cell if isinstance(cell, ConvSSM) else cell.ssm
-
-
-def in_pieces(cell: Cell, x: torch.Tensor, state, cuts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    outputs = []
-    for piece in x.tensor_split(cuts, dim=1):
-        y, state = cell(piece, state)
-        outputs.append(y)
-    return torch.cat(outputs, 1), state
-
-
-def values_and_gradients(cell: Cell, x: torch.Tensor, state: torch.Tensor, cuts: list[int]) -> list[torch.Tensor]:
-    x, state = x.clone().requires_grad_(), state.clone().requires_grad_()
-    y, after = in_pieces(cell, x, state, cuts)
-    loss = (y * random(*y.shape, dtype=y.dtype, seed=8)).sum() + after.square().sum()
-    return [y, after, *torch.autograd.grad(loss, (x, state, *cell.parameters()))]
-
-
-def assert_near(found, expected, tolerance: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        scale = max(1.0, other.abs().max().item())
-        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * scale)
 
 
 def weights(cell: ConvSSM) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,18 +80,18 @@ def test_parallel_is_stepped_is_two_halves(kind, padding):
     for steps, dtype in ((5, torch.float64), (4, torch.float32)):
         cell, x = make(kind, dtype, padding=padding), random(2, steps, 4, 4, 6, dtype=dtype)
         state = random(2, 6, 4, 6, seed=5, dtype=dtype)
-        whole = values_and_gradients(cell, x, state, [])
+        whole = of_cell(cell, x, state, [])
         for cuts in (list(range(1, steps)), [steps // 2]):
-            assert_near(values_and_gradients(cell, x, state, cuts), whole, TOLERANCE[dtype])
+            assert_all_near(of_cell(cell, x, state, cuts), whole, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_backends_and_layouts_agree(backend, layout):
     x, state = random(2, 5, 4, 4, 6), random(2, 6, 4, 6, seed=5)
-    expected = values_and_gradients(make("cell"), x, state, [])
+    expected = of_cell(make("cell"), x, state, [])
     x = x.flatten(0, 1).contiguous(memory_format=layout).unflatten(0, (2, 5))
-    assert_near(values_and_gradients(make("cell", backend=backend), x, state, []), expected, 1e-10)
+    assert_all_near(of_cell(make("cell", backend=backend), x, state, []), expected, 1e-10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -190,8 +166,7 @@ def test_float32_weights_have_coefficients_of_float64():
         cell.log_step.fill_(math.log(0.1))  # the longest at the start
     found = cell.discretised()
     expected = cell.double().discretised()
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     low = torch.complex(cell.Lambda_re.float(), cell.Lambda_im.float()) * cell.log_step.float().exp()
     assert (low.exp() - expected[0]).abs().max() > 1e-5
 
@@ -351,7 +326,7 @@ def test_stack_carries_the_states_of_its_layers():
     whole, states = stack(x)
     first, between = stack(x[:, :4])
     second, after = stack(x[:, 4:], between)
-    assert_near([torch.cat([first, second], 1), *after], [whole, *states], 1e-10)
+    assert_all_near([torch.cat([first, second], 1), *after], [whole, *states], 1e-10)
     for wrong in (states[:2], states[0]):
         with pytest.raises(ValueError, match="states must be a list of 3, one a layer; got"):
             stack(x, wrong)

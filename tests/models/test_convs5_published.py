@@ -1,10 +1,9 @@
 """The published ConvS5: numbers of its program where they are at hand, and what is known of it without them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from helpers import assert_all_near, beside, within
 from torch.nn import functional as F
 
 from minconv import ConvLSTM
@@ -14,8 +13,6 @@ from minconv.models.convs5_cell import hippo
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NUMBERS = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "convs5" / "convs5_dev.npz"
-needs_numbers = pytest.mark.skipif(not NUMBERS.is_file(), reason="the published program's numbers are not here")
 BLOCKS = {
     "block_official": {},
     "block_official_noclip": {"clip_eigs": False},
@@ -28,12 +25,7 @@ BLOCKS = {
 
 @pytest.fixture(scope="module")
 def numbers() -> dict[str, torch.Tensor]:
-    with np.load(NUMBERS) as arrays:
-        return {name: torch.as_tensor(arrays[name]) for name in arrays if arrays[name].dtype.kind != "U"}
-
-
-def under(numbers: dict, prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
+    return beside("convs5", "convs5_dev.npz")
 
 
 def frames(x: torch.Tensor) -> torch.Tensor:
@@ -52,10 +44,7 @@ def state(x: torch.Tensor) -> torch.Tensor:
 
 
 def assert_near(*pairs: tuple[torch.Tensor, torch.Tensor]) -> None:
-    for found, expected in pairs:
-        assert found.shape == expected.shape
-        atol = 1e-10 * max(1.0, expected.abs().max().item())
-        torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+    assert_all_near(*zip(*pairs, strict=True), 1e-10)
 
 
 def operator(part: dict[str, torch.Tensor], **options) -> ConvSSM:
@@ -74,22 +63,20 @@ def operator(part: dict[str, torch.Tensor], **options) -> ConvSSM:
 # The operator
 
 
-@needs_numbers
 @pytest.mark.parametrize("clip", [True, False])
 def test_discretisation(numbers, clip):
-    part = under(numbers, "discretise/")
+    part = within(numbers, "discretise/")
     cell = operator(part | {"C": torch.zeros(3, 3, 6, 4, 2)}, clip_eigs=clip)
     a, b = cell.discretised()
     found = b[:, None, None, None] * torch.complex(*cell.B.chunk(2))
-    expected = under(part, "clip/" if clip else "noclip/")
+    expected = within(part, "clip/" if clip else "noclip/")
     torch.testing.assert_close(a, expected["A_bar"], rtol=0, atol=1e-12)
     torch.testing.assert_close(found.permute(2, 3, 1, 0), expected["B_bar"], rtol=0, atol=1e-12)
 
 
-@needs_numbers
 @pytest.mark.parametrize("size, blocks", [(8, 1), (16, 1), (16, 2)])
 def test_hippo(numbers, size, blocks):
-    part, (lam, v) = under(numbers, f"hippo/s{size}b{blocks}/"), hippo(size, blocks)
+    part, (lam, v) = within(numbers, f"hippo/s{size}b{blocks}/"), hippo(size, blocks)
     assert_near((lam, torch.complex(part["Lambda_re"], part["Lambda_im"])))
     phases = (part["V"].conj() * v).sum(0)  # one a column
     assert_near(
@@ -99,9 +86,8 @@ def test_hippo(numbers, size, blocks):
     )
 
 
-@needs_numbers
 def test_initialisation_by_its_impulse_response(numbers):
-    part = under(numbers, "init/")
+    part = within(numbers, "init/")
     _, v = hippo(12)
     into = v.mH @ part["B_real"].to(v)  # as ConvSSM does with its draws
     out = (part["C_real"].to(v) @ v).view(4, 3, 3, 6).permute(1, 2, 3, 0)
@@ -118,9 +104,8 @@ class Raw(ConvSSM):
         return torch.complex(self.a_re, self.a_im), torch.ones_like(self.a_re).to(torch.complex128)
 
 
-@needs_numbers
 def test_operator_and_all_gradients(numbers):
-    part = under(numbers, "raw/")
+    part = within(numbers, "raw/")
     cell = Raw(4, 4, state_size=12).double()
     cell.a_re, cell.a_im = (torch.nn.Parameter(x.clone()) for x in (part["A"].real, part["A"].imag))
     with torch.no_grad():
@@ -161,11 +146,10 @@ def check_steps(model, part: dict, now) -> None:
 # The block and the stack
 
 
-@needs_numbers
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks(numbers, name):
-    part = under(numbers, f"{name}/")
-    block = from_published(under(part, "params/"), num_groups=2, **BLOCKS[name])
+    part = within(numbers, f"{name}/")
+    block = from_published(within(part, "params/"), num_groups=2, **BLOCKS[name])
     assert isinstance(block, Block)
     x, x0 = frames(part["us"]), state(part["x0"])
     y, after = block(x, x0)
@@ -175,25 +159,23 @@ def test_blocks(numbers, name):
     check_steps(block, part, x0)
 
 
-@needs_numbers
 def test_gradients_of_the_published_block(numbers):
-    part = under(numbers, "block_official/")
-    block = from_published(under(part, "params/"), num_groups=2)
+    part = within(numbers, "block_official/")
+    block = from_published(within(part, "params/"), num_groups=2)
     x, x0 = frames(part["us"]).requires_grad_(), state(part["x0"]).requires_grad_()
     y, after = block(x, x0)
     loss = (frames(part["loss_weight_y"]) * y).sum() + (state(part["loss_weight_x"]) * after).sum()
     of_x, of_x0, *found = torch.autograd.grad(loss, (x, x0, *block.parameters()))
     assert_near((of_x, frames(part["grad_us"])), (of_x0, state(torch.complex(part["grad_x0_re"], part["grad_x0_im"]))))
-    expected = from_published(under(part, "grad_params/"), num_groups=2)  # in the layout of the weights
+    expected = from_published(within(part, "grad_params/"), num_groups=2)  # in the layout of the weights
     assert_near(*zip(found, expected.parameters(), strict=True))
     of_lambda = dict(zip(dict(block.named_parameters()), found, strict=True))["cell.ssm.Lambda_re"]
     assert of_lambda[0] == 0 and (of_lambda[1:] != 0).all()  # the first is above the clip
 
 
-@needs_numbers
 def test_stack(numbers):
-    part = under(numbers, "stack/")
-    stack = from_published(under(part, "params/"), num_groups=2)
+    part = within(numbers, "stack/")
+    stack = from_published(within(part, "params/"), num_groups=2)
     assert isinstance(stack, Stack)
     x, now = frames(part["us"]), [state(part["x0_0"]), state(part["x0_1"])]
     y, after = stack(x, now)
@@ -206,10 +188,9 @@ def test_stack(numbers):
         assert_near(*((now[n], state(part[f"x_steps_{n}"][t])) for n in (0, 1)))
 
 
-@needs_numbers
 def test_its_convlstm_is_ours_without_bias(numbers):
     """Whose blocks are g, i, f, o, and theirs i, f, o, g."""
-    part = under(numbers, "convlstm_layer/")
+    part = within(numbers, "convlstm_layer/")
     cell = ConvLSTM(4, 4).double()
     i, f, o, g = part["params/seq/A"].permute(3, 2, 0, 1).chunk(4)
     with torch.no_grad():
@@ -235,10 +216,9 @@ def published_loss(found: torch.Tensor, target: torch.Tensor) -> list[torch.Tens
     return [0.5 * mse + 0.5 * l1, mse, l1]
 
 
-@needs_numbers
 def test_network(numbers):
-    part = under(numbers, "model/")
-    model, clip = from_published(under(part, "params/")), video(part["video"])
+    part = within(numbers, "model/")
+    model, clip = from_published(within(part, "params/")), video(part["video"])
     assert isinstance(model, ConvS5Network)
     assert_near((model.encoder(clip.flatten(0, 1)).unflatten(0, (2, 5)), video(part["encoded"])))
     assert_near((model.features(clip[:, :-1])[0], video(part["deter"])))
@@ -248,16 +228,15 @@ def test_network(numbers):
     assert_near(*zip(losses, (part["loss"], part["mse_loss"], part["l1_loss"]), strict=True))
     losses[0].backward()
     # a norm does not depend on the layout: weights that hold it everywhere lead to the right one
-    norms = {name: value.expand_as(part[f"params/{name}"]) for name, value in under(part, "grad_norm/").items()}
+    norms = {name: value.expand_as(part[f"params/{name}"]) for name, value in within(part, "grad_norm/").items()}
     for (name, weight), expected in zip(model.named_parameters(), from_published(norms).parameters(), strict=True):
         torch.testing.assert_close(weight.grad.norm(), expected.flatten()[0], rtol=1e-9, atol=1e-12, msg=name)
 
 
-@needs_numbers
 def test_rollout(numbers):
     """From the last frame and the states before it, and as the closed loop of a forecast."""
-    part = under(numbers, "model/")
-    model, clip = from_published(under(part, "params/")), video(part["video"])
+    part = within(numbers, "model/")
+    model, clip = from_published(within(part, "params/")), video(part["video"])
     made, frame = [], clip[:, -1:]
     now = [state(part["last_state_0"]), state(part["last_state_1"])]
     with torch.no_grad():

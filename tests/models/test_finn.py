@@ -7,6 +7,7 @@ import torch
 from helpers import beside
 
 from minconv.data.shallow_water import CENTRES, LENGTH, gaussian, generate, load, observe, simulate, topography
+from minconv.models import count_parameters
 from minconv.models.finn import (
     Learned,
     RightHandSide,
@@ -39,10 +40,6 @@ def filled(network: torch.nn.Sequential, data: dict[str, torch.Tensor], case: st
     return network
 
 
-def weights(module: torch.nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
-
-
 SCALAR = (1, 10, 20, 10, 1)
 
 
@@ -54,7 +51,7 @@ def test_burgers_is_the_published_one(case):
     module = RightHandSide(
         "velocity", network, data[f"{case}_D_over_dx2"], fixed(before, after), float(data[f"{case}_dx"])
     )
-    assert weights(module) == 421
+    assert count_parameters(module) == 421
     u = data[f"{case}_u"][:, None].requires_grad_()
     torch.testing.assert_close(network(u)[:, 0].detach(), data[f"{case}_multiplier"], rtol=0, atol=1e-12)
     found = module(u)
@@ -72,7 +69,7 @@ def test_diffusion_sorption_is_the_published_one():
     ghosts = outflow(float(data["sorption_left"]), float(data["sorption_dx"]))
     scale = float(data["sorption_p_exp"])
     module = RightHandSide("retardation", network, data["sorption_D"], ghosts, scale=scale)
-    assert weights(module) == 464
+    assert count_parameters(module) == 464
     factor = 10**scale * network(data["sorption_u"][:, :1]).sigmoid()
     torch.testing.assert_close(factor[:, 0].detach(), data["sorption_multiplier"], rtol=1e-12, atol=0)
     torch.testing.assert_close(module(data["sorption_u"]).detach(), data["sorption_rhs"], rtol=1e-12, atol=1e-12)
@@ -82,7 +79,7 @@ def test_diffusion_reaction_is_the_published_one():
     data = beside("shallow_water", "finn_rhs.npz")
     network = filled(perceptron((2, 20, 20, 20, 2)), data, "reaction")
     module = RightHandSide("source", network, data["reaction_D_over_dx2"], closed)
-    assert weights(module) == 882
+    assert count_parameters(module) == 882
     torch.testing.assert_close(module(data["reaction_u"]).detach(), data["reaction_rhs"], rtol=1e-12, atol=1e-12)
 
 
@@ -91,7 +88,7 @@ def test_allen_cahn_is_the_published_one():
     network = filled(perceptron(SCALAR), data, "allencahn")
     scale = float(data["allencahn_p_mult"])
     module = RightHandSide("source", network, data["allencahn_D"] / 10, periodic, scale=scale)
-    assert weights(module) == 422
+    assert count_parameters(module) == 422
     found = module(data["allencahn_u"][:, None])[:, 0]
     torch.testing.assert_close(found.detach(), data["allencahn_rhs"], rtol=1e-12, atol=1e-12)
 
@@ -113,7 +110,7 @@ def test_the_flow_of_burgers_takes_from_where_it_comes():
 def test_a_learned_stencil_starts_near_minus_one_and_one():
     torch.manual_seed(0)
     module = RightHandSide("source", perceptron(SCALAR), torch.ones(1).double(), periodic, stencil=True)
-    assert weights(module) == 423
+    assert count_parameters(module) == 423
     assert 0 < (module.stencil - torch.tensor([-1.0, 1.0])).abs().max() < 0.5
     module(torch.rand(8, 1).double()).square().mean().backward()
     assert module.stencil.grad.abs().min() > 0
@@ -125,7 +122,7 @@ def test_a_learned_stencil_starts_near_minus_one_and_one():
 def test_learned_kernels_are_consistent(constitutive):
     """A lake at rest stays to the bit whatever the weights, mass is kept, and the multiplier starts near 1."""
     kernel = Learned(3, constitutive)
-    assert weights(kernel) == 2 + 420 * constitutive
+    assert count_parameters(kernel) == 2 + 420 * constitutive
     assert 0 < kernel.a.abs() < 0.25 and 0 < kernel.b.abs() < 0.25
     depth, level = topography("C", 16), torch.full((1, 16, 16), 0.5, dtype=torch.float64)
     with torch.no_grad():

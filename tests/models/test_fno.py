@@ -2,11 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from helpers import ROOT
-from torch import Tensor
+from helpers import assert_all_near, assert_near, random, reference, within
 
 from minconv.evaluation import rollout
 from minconv.models import build_model, count_parameters, named
@@ -19,27 +17,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = {"one": {"size": (8, 12)}, "two": {"size": (6, 4), "channels": 2}}
 
 
-def vectors(case: str) -> dict[str, Tensor]:
-    with np.load(ROOT / "tests" / "reference" / "fno.npz") as arrays:
-        found = {name.removeprefix(f"{case}/"): torch.from_numpy(arrays[name]) for name in arrays}
-        return {name: found[name] for name in found if f"{case}/{name}" in arrays}
-
-
-def within(of: dict[str, Tensor], group: str) -> dict[str, Tensor]:
-    return {name.removeprefix(group): value for name, value in of.items() if name.startswith(group)}
-
-
-def random(*size: int, seed: int = 1) -> Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def make(**options) -> FNO:
     torch.manual_seed(0)
     return FNO(**{"hidden": 4, "layers": 2, "size": (8, 6), "modes": 4, "context": 3} | options).double()
-
-
-def assert_near(found: Tensor, expected: Tensor, atol: float = 1e-10) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
 # The package's numbers
@@ -47,7 +27,7 @@ def assert_near(found: Tensor, expected: Tensor, atol: float = 1e-10) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_gradients(case):
-    of, options = vectors(case), CASES[case]
+    of, options = within(reference("fno"), f"{case}/"), CASES[case]
     model = from_published(within(of, "param/"), **options)
     x = of["x"].requires_grad_()
     frames = x.unflatten(1, (model.context, model.channels))  # [B, T, C, H, W]
@@ -59,12 +39,11 @@ def test_outputs_and_gradients(case):
     assert_near(gx, of["gx"])
     expected = dict(_ours(name, value) for name, value in within(of, "grad/").items())
     assert expected.keys() == weights.keys()
-    for name, grad in zip(weights, grads, strict=True):
-        assert_near(grad, expected[name], 1e-10 * max(1.0, expected[name].abs().max().item()))
+    assert_all_near(grads, [expected[name] for name in weights], 1e-10)
 
 
 def test_other_weights_are_refused():
-    weights = within(vectors("one"), "param/")
+    weights = within(reference("fno"), "one/param/")
     del weights["lifting.fcs.0.bias"]
     with pytest.raises(ValueError, match=r"(?s)state_dict does not hold .* FNO: .*lift\.0\.bias"):
         from_published(weights, (8, 12))

@@ -4,6 +4,8 @@ from copy import deepcopy
 
 import pytest
 import torch
+from helpers import assert_all_near, random
+from helpers import forecaster as make
 from torch.nn import functional as F
 
 from minconv import Forecaster, MinConvLSTM
@@ -40,15 +42,6 @@ COUNTS = {
 @pytest.fixture(params=CELLS)
 def cell(request) -> str:
     return request.param
-
-
-def make(cell: str = "minconvlstm", **options) -> Forecaster:
-    torch.manual_seed(0)
-    return Forecaster(cell, **{"hidden": 4, "layers": 2, "size": (4, 6)} | options).double()
-
-
-def random(*size: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("experiment", COUNTS)
@@ -143,8 +136,7 @@ def test_checkpoints_save_memory_and_change_nothing(cell):
         y = one(x, 2)
         found.append([y, *torch.autograd.grad(y.square().sum(), list(one.parameters()))])
         memory.append(peak_memory(lambda one=one: one(x).sum().backward()))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1, b.abs().max().item()))
+    assert_all_near(*found, 1e-12)
     assert memory[1] < 0.7 * memory[0]
 
 
@@ -182,8 +174,7 @@ def test_cell_by_name_or_class_and_its_options():
 @pytest.mark.parametrize("dilation, width", [(1, 9), (2, 17), ((1, 2, 4, 1), 17)])
 def test_what_a_step_sees(cell, dilation, width):
     """The cells of a frame on which the centre of the next one depends, of 21."""
-    torch.manual_seed(0)
-    model = Forecaster(cell, hidden=2, size=(1, 21), padding="zeros", dilation=dilation).double()
+    model = make(cell, hidden=2, layers=4, size=(1, 21), padding="zeros", dilation=dilation)
     model.norms = torch.nn.ModuleList(Sum() for _ in model.norms)  # the norm sees the whole frame
     x = random(1, 1, 1, 1, 21).requires_grad_()
     model(x)[0, 0, 0, 0, 10].backward()

@@ -2,21 +2,18 @@
 
 import pytest
 import torch
+from helpers import random
 
 from minconv.models.norms import ChannelNorm, ResidualNorm, residual_norm_of
-
-
-def frames(*size: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def normed(size: tuple[int, ...], dtype: torch.dtype = torch.float64):
     """The residual norm with an affine map, and x, y [B, T, C, H, W] for it."""
     norm = ResidualNorm(size[-2:]).to(dtype)
     with torch.no_grad():
-        norm.weight.copy_(1 + frames(*size[-2:], seed=3))
-        norm.bias.copy_(frames(*size[-2:], seed=4))
-    return norm, (3 + frames(*size)).to(dtype).requires_grad_(), frames(*size, seed=2).to(dtype).requires_grad_()
+        norm.weight.copy_(1 + random(*size[-2:], seed=3))
+        norm.bias.copy_(random(*size[-2:], seed=4))
+    return norm, (3 + random(*size)).to(dtype).requires_grad_(), random(*size, seed=2).to(dtype).requires_grad_()
 
 
 @pytest.mark.parametrize("size", [(2, 3, 5, 4, 6), (1, 2, 1, 3, 3), (3, 1, 2, 7, 1)])
@@ -31,7 +28,7 @@ def test_residual_norm_is_that_of_the_sum_over_height_and_width(size):
 
 @pytest.mark.parametrize("over, dims", [("frame", (2, 3, 4)), ("channels", (2,))])
 def test_channel_norm_takes_mean_and_variance_away(over, dims):
-    norm, (x, y) = ChannelNorm(3, over).double(), (frames(2, 4, 3, 5, 6, seed=seed) for seed in (1, 2))
+    norm, (x, y) = ChannelNorm(3, over).double(), (random(2, 4, 3, 5, 6, seed=seed) for seed in (1, 2))
     z = norm(x, y)
     torch.testing.assert_close(z.mean(dims), torch.zeros_like(z.mean(dims)), rtol=0, atol=1e-12)
     before = (x + y).var(dims, correction=0)
@@ -47,7 +44,7 @@ def test_channel_norm_takes_mean_and_variance_away(over, dims):
 
 
 def test_only_the_norm_over_the_plane_makes_all_channels_one_size():
-    x, y = frames(1, 1, 2, 6, 6) * torch.tensor([1.0, 10.0], dtype=torch.float64)[:, None, None], torch.zeros(1)
+    x, y = random(1, 1, 2, 6, 6) * torch.tensor([1.0, 10.0], dtype=torch.float64)[:, None, None], torch.zeros(1)
     sizes = {
         norm: residual_norm_of(norm, 2, (6, 6)).double()(x, y.double().expand_as(x)).std((-2, -1)).flatten().tolist()
         for norm in ("plane", "frame")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import read_log, train_one
+from helpers import assert_all_near, assert_near, forecaster, random, read_log, train_one
 
 from minconv import Forecaster
 from minconv.core.cells import CELLS, cell_class
@@ -47,11 +47,7 @@ def make(cell: str, **options) -> torch.nn.Module:
         return SimVP(1, 5, (4, 6), hid_s=4, hid_t=16, n_s=2, n_t=2).double()
     if cell == "fno":
         return FNO(hidden=4, layers=2, size=(4, 6), modes=4, context=5).double()
-    return Forecaster(cell, **{"hidden": 4, "layers": 2, "size": (4, 6)} | options).double()
-
-
-def random(*size: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return forecaster(cell, **options)
 
 
 def test_no_experiment_has_them_unasked(peer):
@@ -125,13 +121,10 @@ def test_models_trained_together_are_each_by_itself(recurrent):
     y.square().sum().backward()
     for n, model in enumerate(alone):
         expected = model(x[n], 2)
-        torch.testing.assert_close(y[n], expected, rtol=0, atol=1e-11)
+        assert_near(y[n], expected, 1e-11)
         expected.square().sum().backward()
-    stacked = dict(together.named_parameters())
-    for n, model in enumerate(alone):
-        for found, weight in zip(stacked.values(), model.parameters(), strict=True):
-            scale = max(1.0, weight.grad.abs().max().item())
-            torch.testing.assert_close(found.grad[n], weight.grad, rtol=0, atol=1e-10 * scale)
+        found = [weight.grad[n] for weight in together.parameters()]
+        assert_all_near(found, [weight.grad for weight in model.parameters()], 1e-10)
 
 
 @pytest.mark.slow
@@ -159,9 +152,7 @@ def test_traced(peer, how):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     if how != "export":
         weights = list(model.parameters())
-        one, other = (torch.autograd.grad(y.square().sum(), weights) for y in (found, expected))
-        for grad, wanted in zip(one, other, strict=True):
-            torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-4 * max(1.0, wanted.abs().max().item()))
+        assert_all_near(*(torch.autograd.grad(y.square().sum(), weights) for y in (found, expected)), 1e-4)
 
 
 def test_convs5_is_the_published_layer_with_a_norm_over_channels():

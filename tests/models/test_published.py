@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from helpers import forecaster as make
+from helpers import reference, within
 
 from minconv import Forecaster, from_reference
 from minconv.core.cells import CELLS
@@ -23,43 +25,33 @@ def cell(request) -> str:
     return request.param
 
 
-def make(**options) -> Forecaster:
-    torch.manual_seed(0)
-    return Forecaster("minconvlstm", hidden=4, layers=2, size=(4, 6), **options).double()
-
-
-def published(reference, cell: str) -> tuple[dict, dict[str, torch.Tensor], torch.Tensor]:
+def published(cell: str) -> tuple[dict, dict[str, torch.Tensor], torch.Tensor]:
     """The arrays, the weights by their published names, and the frames to feed."""
     arrays = reference(PUBLISHED[cell])
-    weights = {
-        name.removeprefix("param/"): torch.from_numpy(value)
-        for name, value in arrays.items()
-        if name.startswith("param/")
-    }
-    return arrays, weights, torch.from_numpy(arrays["x"])[:, : int(arrays["context"])]
+    return arrays, within(arrays, "param/"), arrays["x"][:, : int(arrays["context"])]
 
 
 @pytest.mark.parametrize("prefix", ["", "_orig_mod."])
-def test_published_weights_give_published_outputs(reference, cell, prefix):
-    arrays, weights, frames = published(reference, cell)
-    model = from_reference(cell, {prefix + name: value for name, value in weights.items()}, str(arrays["padding"]))
-    expected = torch.from_numpy(arrays["y"])
+def test_published_weights_give_published_outputs(cell, prefix):
+    arrays, weights, frames = published(cell)
+    model = from_reference(cell, {prefix + name: value for name, value in weights.items()}, arrays["padding"])
+    expected = arrays["y"]
     with torch.no_grad():
         y = model(frames, expected.shape[1] - frames.shape[1])
     assert y.dtype == torch.float64
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
 
 
-def test_published_weights_of_another_padding_differ(reference, cell):
-    arrays, weights, frames = published(reference, cell)
+def test_published_weights_of_another_padding_differ(cell):
+    arrays, weights, frames = published(cell)
     y = from_reference(cell, weights, "zeros")(frames)
-    assert not torch.allclose(y, torch.from_numpy(arrays["y"])[:, : y.shape[1]], atol=1e-3)
+    assert not torch.allclose(y, arrays["y"][:, : y.shape[1]], atol=1e-3)
 
 
-def test_published_arrays_and_float32(reference):
-    arrays, weights, frames = published(reference, "minconvgru")
+def test_published_arrays_and_float32():
+    arrays, weights, frames = published("minconvgru")
     model = from_reference("minconvgru", {name: value.float().numpy() for name, value in weights.items()}, "circular")
-    expected = torch.from_numpy(arrays["y"])[:, : frames.shape[1]]
+    expected = arrays["y"][:, : frames.shape[1]]
     torch.testing.assert_close(model(frames.float()).double(), expected, rtol=0, atol=1e-5)
 
 

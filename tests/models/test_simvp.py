@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from helpers import assert_near, random, waves
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,11 +43,7 @@ def make(translator: str = "gsta", seed: int = 0, **options) -> SimVP:
 
 
 def frames(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, 2, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_near(found: Tensor, expected: Tensor, atol: float = 1e-10) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+    return random(*shape, 2, 8, 12, seed=seed)
 
 
 # How many frames
@@ -430,9 +427,7 @@ SETTINGS = Training(context=4, horizon=2, epochs=2, batch=2, optimizer="adam", l
 
 
 def moving(samples: int, length: int = 9, seed: int = 0) -> Tensor:
-    """Random fields that go on by one cell a frame, [N, T, 1, 8, 8]."""
-    first = torch.randn(samples, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    return torch.stack([first.roll(t, -1) for t in range(length)], 1)
+    return waves(samples, length, seed, size=8)
 
 
 def build(seed: int, **options) -> SimVP:
@@ -491,8 +486,7 @@ def test_seeds_trained_together_are_as_alone(drop_path, tmp_path):
     alone = load_weights(fit(run([2], tmp_path / "one"), **data()), "last")[2]
     models = [build(seed, drop_path=drop_path) for seed in (1, 2)]
     assert stackable(models, moving(1)[:, :4], 2) == (drop_path is None)
-    for name, weight in alone.items():
-        torch.testing.assert_close(together[2][name], weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(together[2], alone, rtol=1e-3, atol=1e-4)
     norms = [name for name in alone if name.endswith("running_mean")]
     assert len(norms) == 4 and all(alone[name].any() for name in norms)
 

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import assert_near, beside, within
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +17,6 @@ from minconv.models.simvp import PUBLISHED, SimVP, from_published, ours
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FOLDER = ROOT.parent / "shared" / "reference" / "simvp"
 GSTA, INCEPU = (
     ("gsta_c1_4to4", "gsta_c2_4to6", "gsta_c1_4to3"),
     ("incepu_c1_4to4", "incepu_c2_4to6", "incepu_c1_4to4_b"),
@@ -28,18 +26,8 @@ WHOLE = GSTA[:2] + INCEPU[:2]  # with what is in between
 
 def vectors(name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
     """Configuration, weights by published name and other arrays of a reference file."""
-    path = FOLDER / f"dev_{name}.npz"
-    if not path.is_file():
-        pytest.skip("the published program's numbers are not here")
-    with np.load(path) as arrays:
-        config = json.loads(str(arrays["config"]))
-        found = {key: torch.from_numpy(arrays[key]) for key in arrays if key != "config"}
-    weights = {key.removeprefix("param/"): x for key, x in found.items() if key.startswith("param/")}
-    return config, weights, found
-
-
-def assert_near(found: Tensor, expected: Tensor, atol: float = 1e-10) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+    of = beside("simvp", f"dev_{name}.npz")
+    return json.loads(of["config"]), within(of, "param/"), of
 
 
 # SimVP
@@ -73,7 +61,7 @@ def test_a_pass_in_training(name):
     model = from_published(config | {"drop_path": None}, weights).train()
     assert_near(model.following(of["x"]), of["train_y"])
     found = model.state_dict()
-    after = {key.removeprefix("train_after/"): x for key, x in of.items() if key.startswith("train_after/")}
+    after = within(of, "train_after/")
     assert len(after) == 4 * config["N_T"]
     for key, expected in after.items():
         assert_near(found[ours(key)], expected)

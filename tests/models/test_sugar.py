@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import random
 from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F
@@ -54,7 +55,7 @@ def bits(x: torch.Tensor) -> torch.Tensor:
 
 
 def numbers(*shape: int) -> torch.Tensor:
-    return 3 * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return 3 * random(*shape, seed=0)
 
 
 @each

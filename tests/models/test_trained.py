@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import REFERENCE, ROOT
+from helpers import REFERENCE, ROOT, arrays
 
 import minconv
 from minconv.artifact.weights import CASES_FILE, page
@@ -58,11 +58,15 @@ def test_frames_in_other_units_are_refused(name, factor):
         model.predict(factor * frames, 2)
 
 
+def cases(name: str) -> dict[str, torch.Tensor]:
+    """The committed test forecasts."""
+    return arrays(REFERENCE / CASES_FILE.format(name.split("/")[0]))
+
+
 def series(name: str, hours: int = 6, shift: float = 0, factor: float = 1) -> xr.DataArray:
     """The frames of a test forecast with dates, on the model's grid or one that is shifted."""
     frames = minconv.load(name).frames
-    with np.load(REFERENCE / CASES_FILE.format(name.split("/")[0])) as cases:
-        values = factor * cases["frames"][0, :, 0]
+    values = factor * cases(name)["frames"][0, :, 0].numpy()
     times = np.datetime64("2020-01-01", "ns") + np.timedelta64(hours, "h") * np.arange(len(values))
     coordinates = {"time": times, "lat": np.array(frames["lat"]) + shift, "lon": frames["lon"]}
     return xr.DataArray(values, coordinates, tuple(coordinates), "z", {"units": frames["units"]})
@@ -107,8 +111,7 @@ def test_trajectories_of_the_flow_have_the_committed_errors(name):
 @pytest.mark.parametrize("name", WEATHER)
 def test_forecasts_of_the_weather_have_the_committed_errors(name):
     model, row = minconv.load(name), ERRORS["models"][name]
-    with np.load(REFERENCE / CASES_FILE.format(name.split("/")[0])) as cases:
-        frames, context = torch.from_numpy(cases["frames"]), int(cases["context"])
+    frames, context = cases(name)["frames"], int(cases(name)["context"])
     steps = frames.shape[1] - context
     error = (model.predict(frames[:, :context], steps) - frames[:, context:]).double().numpy()
     area = area_weights(np.array(model.frames["lat"]))[:, None]

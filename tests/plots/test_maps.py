@@ -16,6 +16,7 @@ import pytest
 import xarray as xr
 from cartopy.feature import COASTLINE
 from cartopy.mpl.geocollection import GeoQuadMesh
+from helpers import ROOT
 from matplotlib.colors import to_rgb
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
@@ -114,7 +115,7 @@ def test_a_process_of_its_own_draws_coasts_without_a_network_and_plots_do_withou
         "import cartopy.crs as ccrs, matplotlib.pyplot as plt, minconv.plots.maps\n"
         "ax = plt.axes(projection=ccrs.Robinson()); ax.coastlines('110m'); plt.savefig('map.png')"
     )
-    home = {"HOME": str(tmp_path), "PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])}
+    home = {"HOME": str(tmp_path), "PATH": "", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=home, check=True)
     assert np.asarray(Image.open(tmp_path / "map.png").convert("L")).min() < 100
 

@@ -35,13 +35,16 @@ from helpers import (
     SETTINGS,
     contents,
     raising,
+    reference,
     run,
     run_script,
     script_environment,
     state,
     train_one,
     train_until,
+    wait_for,
     waves,
+    within,
 )
 
 from minconv import from_reference
@@ -277,7 +280,7 @@ def test_workers_end_with_their_parent_and_the_next_start_goes_on(tmp_path, name
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(lambda: len(list(tmp_path.rglob("last.safetensors"))) == 2)
+    wait_for(lambda: len(list(tmp_path.rglob("last.safetensors"))) == 2, LIMIT)
     os.kill(process.pid, number) if name != "SIGINT" else os.killpg(process.pid, number)
     assert process.wait(LIMIT) == -number
     headers = [latest(folder)[1] for folder in (tmp_path / "parts").iterdir()]
@@ -298,13 +301,6 @@ def test_a_run_that_fails_in_a_process_is_told(tmp_path, monkeypatch):
     bad = run(tmp_path / "bad", (1,), replace(SETTINGS, lr=1e30))
     with pytest.raises(FloatingPointError, match="bad"):
         fit_all([bad, run(tmp_path / "good")], waves(), waves(3, seed=1), device="cpu", processes=2)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, f"not within {LIMIT} s"
-        time.sleep(0.02)
 
 
 # --- told to end ----------------------------------------------------------------------------------
@@ -496,7 +492,7 @@ def test_a_run_that_is_being_trained_is_refused_to_others(tmp_path, processes, m
     monkeypatch.setattr(files, "PATIENCE", 0.2)
     holder = processes.Process(target=holding, args=(tmp_path / "run",))
     holder.start()
-    wait_for(lambda: (tmp_path / "run" / ".lock").exists() and (tmp_path / "run" / ".lock").read_text())
+    wait_for(lambda: (tmp_path / "run" / ".lock").exists() and (tmp_path / "run" / ".lock").read_text(), LIMIT)
     with pytest.raises(BlockingIOError, match=rf"run is in use by process {holder.pid} on .*wait for it to end"):
         train_one(tmp_path / "run")
     assert os.listdir(tmp_path / "run") == [".lock"]
@@ -516,7 +512,7 @@ def test_a_finished_run_needs_no_lock(tmp_path, processes, monkeypatch):
     train_one(tmp_path / "run")
     holder = processes.Process(target=holding, args=(tmp_path / "run",))
     holder.start()
-    wait_for(lambda: (tmp_path / "run" / ".lock").exists())
+    wait_for((tmp_path / "run" / ".lock").exists, LIMIT)
     train_one(tmp_path / "run")
     holder.kill()
     ended(holder)
@@ -666,11 +662,10 @@ def published_checkpoint(weights: dict[str, torch.Tensor], path: Path, error: An
 
 
 @pytest.mark.parametrize("error", [np.inf, torch.tensor(0.1).numpy(), np.float32(0.1), np.float64(0.1)])
-def test_published_checkpoints_load(tmp_path, reference, error):
+def test_published_checkpoints_load(tmp_path, error):
     arrays = reference("minconvlstm_circular")
-    params = {key.removeprefix("param/"): value for key, value in arrays.items() if key.startswith("param/")}
-    weights = {f"_orig_mod.{name}": torch.from_numpy(value) for name, value in params.items()}
-    frames = torch.from_numpy(arrays["x"])[:, : int(arrays["context"])]
+    weights = {f"_orig_mod.{name}": value for name, value in within(arrays, "param/").items()}
+    frames = arrays["x"][:, : int(arrays["context"])]
     for path in (published_checkpoint(weights, tmp_path / "best.ckpt", error), tmp_path / "weights.pt"):
         if not path.exists():
             torch.save(weights, path)
@@ -678,7 +673,7 @@ def test_published_checkpoints_load(tmp_path, reference, error):
         assert torch.equal(model(frames), from_reference("minconvlstm", weights, "circular")(frames))
 
 
-def test_published_checkpoints_that_are_none(tmp_path, reference):
+def test_published_checkpoints_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
         from_reference("minconvlstm", tmp_path / "none.ckpt", "circular")
     path = published_checkpoint({"encoder.0.weight": torch.zeros(1000)}, tmp_path / "best.ckpt", 0.1)

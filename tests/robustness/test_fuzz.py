@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import ROOT, run_script
+from helpers import ROOT, contents, run_script
 
 from minconv.artifact import options, times
 from minconv.artifact import readme as report
@@ -141,11 +141,6 @@ def spoil(original: Path, target: Path, draw: random.Random) -> None:
         file.write_text(json.dumps(altered(json.loads(file.read_text()), draw)))
     else:
         file.write_bytes(mutated(file.read_bytes(), draw))
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file): file.read_bytes() for file in files}
 
 
 def read_exactly(load: Callable[[Path], xr.DataArray], expected: xr.DataArray, path: Path) -> None:

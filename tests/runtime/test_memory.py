@@ -1,12 +1,10 @@
 """Memory that the process keeps; and compiled code that the next process finds."""
 
 import os
-import subprocess
-import sys
 from platform import libc_ver
 
 import pytest
-from helpers import ROOT
+from helpers import printed
 
 from minconv.core.scan import usable
 from minconv.runtime import memory
@@ -29,8 +27,7 @@ print(faults(), keep_memory(), faults())
 def run(code: str, **variables: str) -> str:
     """What Python code prints in a process without settings of malloc."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | variables
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True).stdout
+    return printed(code, "-W", "error", env=environment)
 
 
 @pytest.mark.slow

@@ -19,9 +19,9 @@ from helpers import (
     raising,
     rows,
     run,
-    run_script,
     state,
     stop_at,
+    torchrun,
     train_one,
     train_until,
     waves,
@@ -184,8 +184,7 @@ def test_is_a_plain_loop_with_an_optimizer_and_a_cosine(tmp_path, optimizer, wei
             step += 1
         with torch.no_grad():
             log.append((sum(losses) / 3, mse_loss(model(validation[:, :2], 1), validation[:, 1:]).item()))
-    for name, weight in load_weights(folder, "last")[1].items():
-        torch.testing.assert_close(weight, model.state_dict()[name], rtol=0, atol=1e-12)
+    torch.testing.assert_close(load_weights(folder, "last")[1], model.state_dict(), rtol=0, atol=1e-12)
     found = [(row["train_loss"], row["validation_loss"]) for row in read_log(folder)]
     for one, other in zip(found, log, strict=True):
         assert one == pytest.approx(other, rel=1e-10)
@@ -204,9 +203,8 @@ def test_seeds_together_are_seeds_alone(tmp_path, cell):
     for seed in (1, 3):
         alone = train_one(tmp_path / str(seed), (seed,), settings, cell, precision="64-true")
         for which in ("last", "best"):
-            found, expected = load_weights(together, which)[seed], load_weights(alone, which)[seed]
-            for name in expected:
-                torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+            found, expected = (load_weights(folder, which)[seed] for folder in (together, alone))
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
         losses = [row["validation_loss"] for row in read_log(together) if row["seed"] == seed]
         assert losses == pytest.approx([row["validation_loss"] for row in read_log(alone)], rel=1e-9)
 
@@ -392,16 +390,13 @@ def train_both(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_under_torchrun_are_one(tmp_path):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run_script([sys.executable, *torchrun, __file__, str(tmp_path / "two")])
+    done = torchrun(2, __file__, tmp_path / "two")
     assert done.returncode == 0, done.stderr
     train_both(tmp_path / "one")
     for seeds in ((1,), (1, 2)):
         two, one = tmp_path / "two" / str(len(seeds)), tmp_path / "one" / str(len(seeds))
-        for seed in seeds:
-            found, expected = load_weights(two, "last")[seed], load_weights(one, "last")[seed]
-            for name in expected:
-                torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+        assert tuple(load_weights(two, "last")) == seeds
+        torch.testing.assert_close(load_weights(two, "last"), load_weights(one, "last"), rtol=0, atol=1e-10)
         for row, other in zip(rows(two), rows(one), strict=True):
             assert row == pytest.approx(other, rel=1e-5)
 

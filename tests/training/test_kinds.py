@@ -161,8 +161,7 @@ def test_seeds_of_any_kind_together_are_seeds_alone(tmp_path, kind):
         for which in ("best", "last"):
             found, expected = (load_weights(folder, which)[seed] for folder in (together, alone))
             assert found.keys() == kind(seed).state_dict().keys()
-            for name in expected:
-                torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
         logs = [[row for row in read_log(folder) if row["seed"] == seed] for folder in (together, alone)]
         for one, other in zip(*logs, strict=True):
             assert one["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-9)
