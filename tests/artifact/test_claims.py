@@ -433,8 +433,9 @@ def test_the_answer():
     assert all(row["verdict"] == "holds" for row in speeds.values())
     said(f"Faster training holds: {own} times beside the paper's own ConvLSTM, {fastest} times beside the "
          "fastest", "notebooks/17_answer.ipynb")  # fmt: skip
-    rows_of = re.findall(r"^\| (\w+) \| [\d.]+ \| ([\d.]+) \| 20 \| ([\d.]+) \|", tables("17_answer.ipynb"), re.MULTILINE)
-    step, epochs = ({label: float(row[at]) for label, *row in rows_of} for at in (0, 1))
+    pattern = r"^\| (\w+) \| [\d.]+ \| ([\d.]+) \| 20 \| ([\d.]+) \|"  # ms a step, epochs in ConvLSTM's time
+    found = re.findall(pattern, tables("17_answer.ipynb"), re.MULTILINE)
+    step, epochs = ({label: float(row[at]) for label, *row in found} for at in (0, 1))
     labels = [MODELS[name].label for name in MINIMAL]
     told = f"ConvGRU has {epochs['ConvGRU']:.0f}, the minimal cells {span([epochs[name] for name in labels], '.0f')}"
     said(told, "notebooks/17_answer.ipynb")
