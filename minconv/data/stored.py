@@ -2,11 +2,13 @@
 
 import hashlib
 import math
+import os
 import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice
+from multiprocessing.util import Finalize
 from typing import Any, Self
 
 import cloudpickle
@@ -165,5 +167,10 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _begin(_: int) -> None:
-    """In a worker: what Ctrl-C means, which reaches all processes of a terminal, is for the training to say."""
+    """In a worker: what Ctrl-C means, which reaches all processes of a terminal, is for the training to say.
+
+    It ends when its work does. In the end of an interpreter it may abort, as a library's thread is still there, and the
+    loader would take that for a failure.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Finalize(None, os._exit, args=(0,), exitpriority=-100)  # after all others
