@@ -71,6 +71,7 @@ def test_they_are_written_once_and_changed_in_their_places(root):
     assert again[-2] == "Written later." and "03_training" in again[-1] and len(again) == len(first[path.name]) + 1
 
 
+@pytest.mark.slow
 def test_nothing_else_changes(root):
     paths = sorted((root / "notebooks").glob("*.ipynb"))
     before = {path: read_notebook(path) for path in paths}

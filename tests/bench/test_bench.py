@@ -570,6 +570,7 @@ def test_a_folder_without_the_papers_code_is_told(paper):
         suite._models(suite.Step(2), torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_the_floor_is_the_direct_convolutions_whatever_a_model_computes_with(monkeypatch):
     replayed, replay = [], floors.replay
     monkeypatch.setattr(floors, "replay", lambda found, device: replayed.append(found) or replay(found, device))

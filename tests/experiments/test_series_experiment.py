@@ -48,6 +48,7 @@ def test_padding_is_that_of_the_grid(study, tmp_path):
     assert training.horizon == 6 and training.epochs * (730 // 14 - 1) // training.batch in range(600, 800)
 
 
+@pytest.mark.slow
 def test_trained_verified_and_forecast(study):
     study.train()
     scores = study.evaluate()

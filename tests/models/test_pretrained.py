@@ -127,6 +127,7 @@ def test_comes_back_as_it_was(cell, options, tmp_path):
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [CONFIG, WEIGHTS]
 
 
+@pytest.mark.slow
 def test_comes_back_in_another_process_in_double_precision(tmp_path):
     model, x = make().double(), frames(2, 5, dtype=torch.float64)
     model.save_pretrained(tmp_path)
