@@ -142,7 +142,7 @@ def zonal_ratio(scores: xr.Dataset, model: str, reference: str, title: str = "")
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(leads)))
     for lead, rows, shade in zip(leads, ratio, shades, strict=True):
         ax.plot(ratio.lat, rows.mean("seed"), color=shade, label=f"{lead_words(lead)}, mean over seeds")
-        ax.plot(ratio.lat, rows.T, "o", color=shade, alpha=0.7, markersize=4.5, markeredgewidth=0)
+        ax.plot(ratio.lat, rows.T, "o", color=shade, alpha=0.7, markersize=3, markeredgewidth=0)
     ax.plot([], [], "o", color="0.5", markersize=3, label="one seed")
     ax.axhline(1, **GUIDE)
     ax.set(xlabel="latitude", ylabel=f"RMSE, {model} / {reference}")
