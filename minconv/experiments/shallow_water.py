@@ -139,8 +139,7 @@ class Topography:
             scheme = waves.simulate, self.dx, self.dt, self.kernel(stencil, bottom)
             return search(self.observed(bottom, **what), *scheme, smoothing, self.size.iterations)
 
-        asked = stencil, bottom, f"{smoothing:g}", *(f"{value:g}" for value in what.values())
-        return self.kept("_".join(asked), found)  # sweeps meet
+        return self.kept("_".join(map(str, (stencil, bottom, smoothing, *what.values()))), found)  # sweeps meet
 
     def sweep(self, name: str, values: Iterable[Any], stencils: Sequence[str] = STENCILS, **others: Any) -> xr.Dataset:
         """``find`` over (stencil, ``name``), which is one of the other arguments of ``find`` or ``observed``."""
